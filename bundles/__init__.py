@@ -1,0 +1,1 @@
+"""MONAI bundles: configs that name the parts, metadata, docs and weights."""
