@@ -1,0 +1,85 @@
+"""The composite network: scaling, prior-only translation, and the contract that guards the weights."""
+
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from voxlate.networks.translation import TranslationNetwork
+from voxlate.networks.vqgan import VQGAN
+
+SCHEDULE = {"num_train_timesteps": 1000, "beta_start": 0.0015, "beta_end": 0.0195, "prediction_type": "v_prediction"}
+
+
+class Output(NamedTuple):
+    concat: Tensor
+    start: Tensor
+
+
+class AddTarget(nn.Module):
+    """A prior that adds the target's index to the source latent, so that its effect can be read off."""
+
+    def forward(self, latents: Tensor, available: Tensor, target: Tensor) -> Output:
+        source = (latents * available[:, :, None, None, None, None]).sum(1)
+        start = source + target.float().view(-1, 1, 1, 1, 1)
+        return Output(source, start)
+
+
+class Identity(nn.Module):
+    """An autoencoder that changes nothing."""
+
+    def encode_continuous(self, volume: Tensor) -> Tensor:
+        return volume
+
+    def decode(self, latent: Tensor) -> Tensor:
+        return latent
+
+
+def network(autoencoder: nn.Module | None = None, modalities: tuple[str, ...] = ("t1", "t2")) -> TranslationNetwork:
+    return TranslationNetwork(
+        autoencoder or Identity(),
+        AddTarget(),
+        nn.Identity(),
+        modalities=modalities,
+        quantized=False,
+        normalization={"percentiles": [0.5, 99.5]},
+        schedule=SCHEDULE,
+    )
+
+
+def test_prior_and_decoder_see_latents_on_their_own_scales() -> None:
+    net = network()
+    net.scale_factor.fill_(4.0)
+    image = torch.rand(2, 1, 4, 4, 4)
+    torch.testing.assert_close(net.encode(image), 4 * image)
+    torch.testing.assert_close(net.decode(net.encode(image)), image)
+    torch.testing.assert_close(net(image), torch.cat([image, image + 0.25], dim=1))
+
+
+def test_weights_of_another_modality_order_are_refused() -> None:
+    weights = network(modalities=("t2", "t1")).state_dict()
+    with pytest.raises(RuntimeError, match="modalities: weights"):
+        network().load_state_dict(weights)
+
+
+def test_contract_survives_a_round_trip_and_scale_comes_with_the_weights() -> None:
+    source, copy = network(), network()
+    source.scale_factor.fill_(2.5)
+    copy.load_state_dict(source.state_dict())
+    assert copy.facts()["schedule"] == SCHEDULE
+    assert float(copy.scale_factor) == 2.5
+
+
+def test_repeated_modality_is_refused() -> None:
+    with pytest.raises(ValueError, match="differ"):
+        network(modalities=("t1", "t1"))
+
+
+def test_script_trace_and_eager_agree() -> None:
+    torch.manual_seed(0)
+    net = network(VQGAN(channels=(8,), stem_levels=1, latent_channels=2, num_codes=16, norm_groups=4)).eval()
+    image = torch.rand(1, 1, 8, 8, 8)
+    expected = net(image)
+    torch.testing.assert_close(torch.jit.script(net)(image), expected)
+    torch.testing.assert_close(torch.jit.trace(net, image, check_trace=False)(image), expected)
