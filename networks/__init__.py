@@ -1,6 +1,8 @@
 """What is learned and its mathematics: networks, losses, schedulers. Tensors in, tensors out."""
 
 from .haar import haar_merge, haar_split
+from .ms_spade import MSSpade, MSSpadeGenerator, MSSpadeResBlock, TableBGenerator
+from .prior import MSSpadePrior, PriorOutput
 from .quantizer import Quantized, VectorQuantizer, nearest_code
 from .translation import TranslationNetwork
 from .vqgan import VQGAN, Encoding, vqgan
@@ -8,7 +10,13 @@ from .vqgan import VQGAN, Encoding, vqgan
 __all__ = [
     "VQGAN",
     "Encoding",
+    "MSSpade",
+    "MSSpadeGenerator",
+    "MSSpadePrior",
+    "MSSpadeResBlock",
+    "PriorOutput",
     "Quantized",
+    "TableBGenerator",
     "TranslationNetwork",
     "VectorQuantizer",
     "haar_merge",
