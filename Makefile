@@ -1,0 +1,70 @@
+# make demo and make test need only Python (>= 3.10) and make: each builds its own environment in $(VENV).
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+OUTPUT ?= demo_output
+SCAN ?=
+SOURCE ?= t1
+PYTEST_ARGS ?=
+PROJECT := setup.cfg pyproject.toml
+SHAPES := --jaxtyping-packages=voxlate.networks,beartype.beartype
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow dev format lint types check bench clean
+
+help:
+	@echo "make demo [SCAN=scan.nii.gz SOURCE=t1 OUTPUT=dir]  translate a T1 and draw the result"
+	@echo "make test | test-slow                              run the quick tests | all tests"
+	@echo "make dev | format | lint | types | check           develop: environment, style, types"
+	@echo "make bench | clean                                 time it | remove what was built"
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: $(PROJECT) | $(BIN)/python
+	@echo "installing voxlate into $(VENV) (the first time this takes some minutes)"
+	$(PIP) install -e ".[demo]"
+	@touch $@
+
+$(VENV)/.dev: $(PROJECT) | $(BIN)/python
+	@echo "installing voxlate and its tests' tools into $(VENV) (the first time this takes some minutes)"
+	$(PIP) install -e ".[demo,dev]"
+	@touch $@ $(VENV)/.demo
+
+demo: $(VENV)/.demo
+	$(BIN)/python -m voxlate.pipelines.demo --output "$(OUTPUT)" --source "$(SOURCE)" \
+		$(if $(SCAN),--scan "$(SCAN)")
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+
+test-slow: $(VENV)/.dev
+	$(BIN)/python -m pytest $(SHAPES) $(PYTEST_ARGS)
+
+dev: $(VENV)/.dev
+	$(BIN)/pre-commit install
+
+format: $(VENV)/.dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# mypy follows no editable install; links under the ignored .typing show it the package as it is imported.
+types: $(VENV)/.dev
+	@mkdir -p .typing/voxlate
+	@for room in bundles data_prep networks pipelines; do \
+		ln -sfn "../../$$room" ".typing/voxlate/$$room"; done
+	@ln -sf ../../src/voxlate/__init__.py ../../src/voxlate/py.typed .typing/voxlate/
+	$(BIN)/mypy
+
+check: lint types
+
+bench: $(VENV)/.demo
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf build dist .typing .pytest_cache .mypy_cache .ruff_cache src/*.egg-info *.egg-info $(VENV)

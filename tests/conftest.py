@@ -1,0 +1,53 @@
+"""Where outside data lies, no network, and no GPU tests where there is no GPU."""
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+
+
+def outside_folder(variable: str, default: str) -> Path:
+    folder = Path(os.environ.get(variable, ROOT / default))
+    if not folder.is_dir():
+        pytest.skip(f"{variable} names no folder ({folder} is absent)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def vectors_dir() -> Path:
+    """Golden vectors computed with reference implementations."""
+    return outside_folder("VOXLATE_VECTORS", "../shared/vectors")
+
+
+@pytest.fixture(scope="session")
+def real_data_dir() -> Path:
+    """Openly licensed scans; never part of the repository."""
+    return outside_folder("VOXLATE_REAL_DATA", "../shared/data")
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Refuse connections to anything but this machine."""
+    connect = socket.socket.connect
+
+    def local_only(self: socket.socket, address: object) -> None:
+        host = address[0] if isinstance(address, tuple) else "localhost"
+        if host not in ("localhost", "127.0.0.1", "::1"):
+            raise OSError(f"tests must not connect to {host}")
+        connect(self, address)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(socket.socket, "connect", local_only)
+    yield
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="no CUDA device"))
