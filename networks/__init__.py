@@ -1,5 +1,7 @@
 """What is learned and its mathematics: networks, losses, schedulers. Tensors in, tensors out."""
 
+from .attention import CrossAttention, SelfAttention
+from .denoiser import Denoiser, aldm_denoiser
 from .haar import haar_merge, haar_split
 from .ms_spade import MSSpade, MSSpadeGenerator, MSSpadeResBlock, TableBGenerator
 from .prior import MSSpadePrior, PriorOutput
@@ -9,6 +11,8 @@ from .vqgan import VQGAN, Encoding, vqgan
 
 __all__ = [
     "VQGAN",
+    "CrossAttention",
+    "Denoiser",
     "Encoding",
     "MSSpade",
     "MSSpadeGenerator",
@@ -16,9 +20,11 @@ __all__ = [
     "MSSpadeResBlock",
     "PriorOutput",
     "Quantized",
+    "SelfAttention",
     "TableBGenerator",
     "TranslationNetwork",
     "VectorQuantizer",
+    "aldm_denoiser",
     "haar_merge",
     "haar_split",
     "nearest_code",

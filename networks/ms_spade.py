@@ -11,14 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .blocks import check_modality, conv, zero
 
-
-def conv(
-    spatial_dims: int, in_channels: int, out_channels: int, kernel_size: int, *, bias: bool = True
-) -> nn.Module:
-    """A convolution that keeps the size."""
-    kind = nn.Conv3d if spatial_dims == 3 else nn.Conv2d
-    return kind(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=bias)
 
 
 def instance_norm(x: Tensor) -> Tensor:
@@ -28,23 +22,6 @@ def instance_norm(x: Tensor) -> Tensor:
     float32 statistics under bfloat16 and defined for a single voxel (zero).
     """
     return F.group_norm(x, x.shape[1], eps=1e-5)
-
-
-def check_modality(index: Tensor, num_modalities: int, batch: int) -> None:
-    """Refuse modality indices that no weights belong to. Silent while a graph is being recorded.
-
-    Raises:
-        ValueError: ``index`` is not one integer in [0, num_modalities) for each of ``batch`` samples.
-    """
-    if torch.jit.is_tracing() or torch.compiler.is_compiling():
-        return
-    if index.shape != (batch,) or index.is_floating_point():
-        raise ValueError(
-            f"expected one integer target for each of {batch} samples, "
-            f"got shape {tuple(index.shape)}, {index.dtype}"
-        )
-    if batch and not 0 <= int(index.min()) <= int(index.max()) < num_modalities:
-        raise ValueError(f"targets must lie in 0..{num_modalities - 1}, got {index.tolist()}")
 
 
 class SwitchedConv(nn.Module):
@@ -303,10 +280,3 @@ class TableBGenerator(nn.Module):
         for block in self.spade_blocks:
             h = block(h, target)
         return self.conv_out(h)
-
-
-def zero(module: nn.Module) -> nn.Module:
-    """Zero a module's parameters, so that a new branch starts without effect."""
-    for parameter in module.parameters():
-        nn.init.zeros_(parameter)
-    return module

@@ -6,6 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .blocks import recording
+
 CONCAT = ("source", "target_like")
 
 
@@ -77,7 +79,7 @@ def check_one_source(latents: Tensor, available: Tensor) -> None:
     Raises:
         ValueError: ``available`` does not fit ``latents``, or a sample has not exactly one source.
     """
-    if torch.jit.is_tracing() or torch.compiler.is_compiling():
+    if recording():
         return
     if available.shape != latents.shape[:2] or available.dtype != torch.bool:
         raise ValueError(

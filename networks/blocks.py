@@ -1,0 +1,62 @@
+"""Small parts that several networks share: convolutions, norms, zero starts, modality checks."""
+
+import torch
+from torch import Tensor, nn
+
+
+def conv(
+    spatial_dims: int,
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int,
+    *,
+    stride: int = 1,
+    bias: bool = True,
+) -> nn.Module:
+    """A convolution with symmetric padding: it keeps the size at stride 1, halves it at 2.
+
+    Raises:
+        ValueError: ``spatial_dims`` is neither 2 nor 3.
+    """
+    if spatial_dims not in (2, 3):
+        raise ValueError(f"spatial_dims must be 2 or 3, got {spatial_dims}")
+    kind = nn.Conv3d if spatial_dims == 3 else nn.Conv2d
+    return kind(
+        in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, bias=bias
+    )
+
+
+def group_norm(channels: int, groups: int) -> nn.GroupNorm:
+    """Group norm with the most groups that divide the channels, at most ``groups``; eps 1e-5."""
+    count = next(n for n in range(min(groups, channels), 0, -1) if channels % n == 0)
+    return nn.GroupNorm(count, channels, eps=1e-5)
+
+
+def zero(module: nn.Module) -> nn.Module:
+    """Zero a module's parameters, so that a new branch starts without effect."""
+    for parameter in module.parameters():
+        nn.init.zeros_(parameter)
+    return module
+
+
+def recording() -> bool:
+    """Whether a graph is being recorded, so that values cannot be looked at."""
+    return torch.jit.is_tracing() or torch.compiler.is_compiling()
+
+
+def check_modality(index: Tensor, num_modalities: int, batch: int) -> None:
+    """Refuse modality indices that no weights belong to. Silent while a graph is being recorded.
+
+    Raises:
+        ValueError: ``index`` is not one integer in [0, num_modalities) for each sample.
+    """
+    if recording():
+        return
+    if index.shape != (batch,) or index.dtype != torch.int64:
+        raise ValueError(
+            f"expected one int64 modality for each of {batch} samples, "
+            f"got {index.dtype} of shape {tuple(index.shape)}"
+        )
+    values = index.tolist()
+    if any(not 0 <= value < num_modalities for value in values):
+        raise ValueError(f"modalities must lie in 0..{num_modalities - 1}, got {values}")

@@ -1,0 +1,320 @@
+"""The denoiser: a latent U-Net conditioned on time, target modality and concatenated latents (ALDM)."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from .attention import CrossAttention, SelfAttention
+from .blocks import check_modality, conv, group_norm, recording, zero
+from .haar import haar_merge, haar_split
+from .resnet import Downsample, TimeResBlock, Upsample, timestep_embedding
+
+CONDITIONING = ("embedding", "cross_attention")
+
+
+class UNetLayer(nn.Module):
+    """A residual block, then self-attention and cross-attention to the modality where the level has them."""
+
+    def __init__(
+        self,
+        res: TimeResBlock,
+        attention: SelfAttention | None,
+        cross_attention: CrossAttention | None,
+        use_checkpoint: bool,
+    ) -> None:
+        super().__init__()
+        self.res, self.attention, self.cross_attention = res, attention, cross_attention
+        self.use_checkpoint = use_checkpoint
+
+    def forward(self, x: Tensor, embedding: Tensor, token: Tensor) -> Tensor:
+        """(b, in, *size), embedding (b, e) and token (b, 1, m) to (b, out, *size)."""
+        if not torch.jit.is_scripting():
+            if self.use_checkpoint and self.training:
+                return checkpoint(self.run, x, embedding, token, use_reentrant=False)
+        return self.run(x, embedding, token)
+
+    def run(self, x: Tensor, embedding: Tensor, token: Tensor) -> Tensor:
+        """The layer itself, without checkpointing."""
+        h = self.res(x, embedding)
+        if self.attention is not None:
+            h = self.attention(h)
+        if self.cross_attention is not None:
+            h = self.cross_attention(h, token)
+        return h
+
+
+class Level(nn.Module):
+    """The layers of one resolution and, but for the last level, the step to the next."""
+
+    def __init__(self, layers: Sequence[UNetLayer], resample: nn.Module | None) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        self.resample = resample
+
+
+class Denoiser(nn.Module):
+    """Predict what was mixed into a noisy latent (noise, velocity or clean latent: the scheduler's choice).
+
+    The U-Net of latent diffusion, block for block as ALDM's code has it: input convolution; on each level
+    ``num_res_blocks`` residual blocks (with self-attention where asked) and a stride-2 convolution; residual block,
+    self-attention and residual block in the middle; on the way up one residual block more a level, each after the
+    skip is concatenated, then nearest upsampling and a convolution; norm, SiLU and a convolution that starts at zero.
+
+    A latent of any size goes in: its last voxels are repeated up to the next multiple of ``multiple`` and the result
+    is cropped.
+
+    Args:
+        spatial_dims: 2 or 3.
+        latent_channels: Channels of x_t and of the prediction.
+        concat_channels: Channels of ``concat``; 0 for none.
+        num_modalities: Number of target modalities; 0 for a denoiser without.
+        channels: Width of each level. The first is also the length of the timestep's sinusoids.
+        num_res_blocks: Residual blocks a level on the way down.
+        attention_levels: Which levels have attention; the middle always has.
+        num_head_channels: Channels of an attention head.
+        modality_conditioning: ``"embedding"``, a learned vector added to the timestep's (ALDM's code), or
+            ``"cross_attention"`` to a one-hot token after each self-attention (its paper, eq. 3).
+        noisy_first: Concatenate as (x_t, concat), as ALDM's code does now; else (concat, x_t), as it did before.
+        stem_levels: Haar levels that split x_t and concat before the first convolution and merge the prediction
+            after the last: each halves the size the U-Net works at.
+        norm_groups: Most groups of the group norms.
+        dropout: In the residual blocks.
+        use_scale_shift_norm: Embeddings scale and shift after the norm instead of being added before it.
+        use_checkpoint: Recompute each layer in the backward pass to save memory.
+
+    Raises:
+        ValueError: ``channels`` and ``attention_levels`` differ in length, or ``modality_conditioning`` is unknown,
+            or (call, outside TorchScript) an argument does not fit the denoiser.
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int = 3,
+        latent_channels: int = 4,
+        concat_channels: int = 8,
+        *,
+        num_modalities: int = 4,
+        channels: Sequence[int] = (128, 128, 256),
+        num_res_blocks: int = 1,
+        attention_levels: Sequence[bool] = (False, True, True),
+        num_head_channels: int = 32,
+        modality_conditioning: str = "embedding",
+        noisy_first: bool = True,
+        stem_levels: int = 0,
+        norm_groups: int = 32,
+        dropout: float = 0.0,
+        use_scale_shift_norm: bool = False,
+        use_checkpoint: bool = False,
+    ) -> None:
+        super().__init__()
+        if len(channels) != len(attention_levels):
+            raise ValueError(
+                f"channels {channels} and attention_levels {attention_levels} differ in length"
+            )
+        if modality_conditioning not in CONDITIONING:
+            raise ValueError(
+                f"modality_conditioning must be one of {CONDITIONING}, got {modality_conditioning!r}"
+            )
+        self.spatial_dims, self.stem_levels = spatial_dims, stem_levels
+        self.latent_channels, self.concat_channels = latent_channels, concat_channels
+        self.num_modalities, self.noisy_first = num_modalities, noisy_first
+        self.time_channels = channels[0]
+        self.multiple = 2 ** (len(channels) - 1 + stem_levels)
+        self.cross = modality_conditioning == "cross_attention" and num_modalities > 0
+        embedding_channels = 4 * channels[0]
+        bands = 2 ** (spatial_dims * stem_levels)
+
+        def layer(width_in: int, width_out: int, attention: bool) -> UNetLayer:
+            heads = {"head_channels": num_head_channels, "norm_groups": norm_groups}
+            return UNetLayer(
+                TimeResBlock(
+                    spatial_dims,
+                    width_in,
+                    width_out,
+                    embedding_channels,
+                    scale_shift=use_scale_shift_norm,
+                    norm_groups=norm_groups,
+                    dropout=dropout,
+                ),
+                SelfAttention(width_out, **heads) if attention else None,
+                CrossAttention(width_out, num_modalities, **heads)
+                if attention and self.cross
+                else None,
+                use_checkpoint,
+            )
+
+        self.time_mlp = nn.Sequential(
+            nn.Linear(self.time_channels, embedding_channels),
+            nn.SiLU(),
+            nn.Linear(embedding_channels, embedding_channels),
+        )
+        self.modality_embedding = (
+            nn.Embedding(num_modalities, embedding_channels)
+            if num_modalities > 0 and not self.cross
+            else None
+        )
+        width = channels[0]
+        self.conv_in = conv(spatial_dims, (latent_channels + concat_channels) * bands, width, 3)
+        skips = [width]
+        self.down = nn.ModuleList()
+        for index, out in enumerate(channels):
+            layers = []
+            for _ in range(num_res_blocks):
+                layers.append(layer(width, out, attention_levels[index]))
+                width = out
+                skips.append(width)
+            last = index == len(channels) - 1
+            if not last:
+                skips.append(width)
+            self.down.append(Level(layers, None if last else Downsample(spatial_dims, width)))
+        self.middle = nn.ModuleList([layer(width, width, True), layer(width, width, False)])
+        self.up = nn.ModuleList()
+        for index in reversed(range(len(channels))):
+            layers = []
+            for _ in range(num_res_blocks + 1):
+                layers.append(
+                    layer(width + skips.pop(), channels[index], attention_levels[index])
+                )
+                width = channels[index]
+            self.up.append(Level(layers, Upsample(spatial_dims, width) if index > 0 else None))
+        self.norm_out = group_norm(width, norm_groups)
+        self.conv_out = zero(conv(spatial_dims, width, latent_channels * bands, 3))
+
+    def forward(
+        self,
+        x_t: Tensor,
+        timesteps: Tensor,
+        concat: Tensor | None = None,
+        modality: Tensor | None = None,
+    ) -> Tensor:
+        """Predict from a noisy latent.
+
+        Args:
+            x_t: Noisy latent (b, latent_channels, *size), any size.
+            timesteps: (b,) or (), whole or fractional.
+            concat: The prior's condition (b, concat_channels, *size); None where there is none.
+            modality: Target, (b,) int64 indices, or (b, num_modalities) weights that mix modalities.
+
+        Returns:
+            The prediction, (b, latent_channels, *size).
+
+        Raises:
+            ValueError: An argument does not fit the denoiser.
+        """
+        if not torch.jit.is_scripting():
+            self.check(x_t, concat, modality)
+        embedding, token = self.embed(x_t, timesteps, modality)
+        h = x_t
+        if concat is not None:
+            h = torch.cat([x_t, concat] if self.noisy_first else [concat, x_t], dim=1)
+        h = self.pad(h)
+        for _ in range(self.stem_levels):
+            h = haar_split(h, self.spatial_dims)
+        h = self.unet(h, embedding, token)
+        for _ in range(self.stem_levels):
+            h = haar_merge(h, self.spatial_dims)
+        for axis, length in enumerate(x_t.shape[2:]):
+            h = h.narrow(axis + 2, 0, length)
+        return h
+
+    def embed(
+        self, x_t: Tensor, timesteps: Tensor, modality: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """The vector that every residual block sees (b, e), and the modality's token (b, 1, m)."""
+        batch = x_t.shape[0]
+        sinusoids = timestep_embedding(timesteps.expand(batch), self.time_channels)
+        embedding = self.time_mlp(sinusoids.to(self.conv_in.weight.dtype))
+        if modality is None:
+            return embedding, embedding.new_zeros([batch, 1, 0])
+        if modality.dim() == 1:  # one-hot
+            every = torch.arange(self.num_modalities, device=modality.device)
+            modality = modality.unsqueeze(1) == every
+        weights = modality.to(self.conv_in.weight.dtype)
+        if self.modality_embedding is not None:
+            embedding = embedding + weights @ self.modality_embedding.weight
+        return embedding, weights.unsqueeze(1)
+
+    def unet(self, h: Tensor, embedding: Tensor, token: Tensor) -> Tensor:
+        """The U-Net at its own resolution; every size a multiple of 2 ** (levels - 1)."""
+        h = self.conv_in(h)
+        skips = [h]
+        for level in self.down:
+            for layer in level.layers:
+                h = layer(h, embedding, token)
+                skips.append(h)
+            if level.resample is not None:
+                h = level.resample(h)
+                skips.append(h)
+        for layer in self.middle:
+            h = layer(h, embedding, token)
+        for level in self.up:
+            for layer in level.layers:
+                h = layer(torch.cat([h, skips.pop()], dim=1), embedding, token)
+            if level.resample is not None:
+                h = level.resample(h)
+        return self.conv_out(F.silu(self.norm_out(h)))
+
+    def pad(self, x: Tensor) -> Tensor:
+        """Repeat the last voxel at the end of each axis up to a multiple of ``multiple``."""
+        padding: list[int] = []
+        for length in x.shape[2:]:
+            padding = [0, -length % self.multiple] + padding
+        return F.pad(x, padding, mode="replicate") if max(padding) > 0 else x
+
+    def check(self, x_t: Tensor, concat: Tensor | None, modality: Tensor | None) -> None:
+        """Refuse arguments that do not fit; see ``forward``."""
+        if x_t.dim() != self.spatial_dims + 2 or x_t.shape[1] != self.latent_channels:
+            raise ValueError(
+                f"x_t must have {self.latent_channels} channels and {self.spatial_dims} spatial "
+                f"axes, got shape {tuple(x_t.shape)}"
+            )
+        size = tuple(x_t.shape[2:])
+        shape = None if concat is None else tuple(concat.shape)
+        wanted = (x_t.shape[0], self.concat_channels, *size)
+        if shape != wanted and (shape is not None or self.concat_channels > 0):
+            raise ValueError(f"concat must have shape {wanted}, got {shape}")
+        if modality is None or self.num_modalities == 0:
+            if (modality is None) != (self.num_modalities == 0):
+                raise ValueError(
+                    f"this denoiser knows {self.num_modalities} modalities, got modality {modality}"
+                )
+        elif modality.dim() == 1:
+            check_modality(modality, self.num_modalities, x_t.shape[0])
+        elif modality.shape != (x_t.shape[0], self.num_modalities):
+            raise ValueError(
+                f"modality must have shape {(x_t.shape[0],)} or "
+                f"{(x_t.shape[0], self.num_modalities)}, got {tuple(modality.shape)}"
+            )
+
+
+PRESETS: dict[str, dict[str, object]] = {
+    "paper": {
+        "latent_channels": 3,
+        "concat_channels": 3,
+        "channels": (128, 256, 512),
+        "num_res_blocks": 2,
+        "modality_conditioning": "cross_attention",
+        "noisy_first": False,
+    },
+    "repo": {
+        "latent_channels": 4,
+        "concat_channels": 8,
+        "channels": (128, 128, 256),
+        "num_res_blocks": 1,
+    },
+}
+"""ALDM's sizes: ``paper`` is Table C with its concatenation and eq. 3, ``repo`` the public code's configuration."""
+
+
+def aldm_denoiser(preset: str, spatial_dims: int = 3) -> Denoiser:
+    """A denoiser of one of the published sizes.
+
+    Raises:
+        ValueError: No such preset.
+    """
+    if preset not in PRESETS:
+        raise ValueError(f"no denoiser preset {preset!r}; there are {', '.join(PRESETS)}")
+    return Denoiser(spatial_dims, **PRESETS[preset])  # type: ignore[arg-type]
