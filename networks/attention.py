@@ -9,11 +9,12 @@ from .blocks import group_norm, zero
 class SelfAttention(nn.Module):
     """Multi-head self-attention over all voxels, plus the input.
 
-    Group norm, one linear layer to queries, keys and values (in this order, each head after head), attention scaled
-    by 1 / sqrt(head_channels), and an output layer that starts at zero.
+    Group norm, one linear layer to queries, keys and values (in this order, each head after head),
+    attention scaled by 1 / sqrt(head_channels), and an output layer that starts at zero.
 
-    ALDM's code (LDM's "legacy" order) has the same rows grouped by head first: its row ``(head, qkv, channel)`` is
-    this layer's row ``(qkv, head, channel)``, and its 1x1 convolutions are these linear layers.
+    ALDM's code (LDM's "legacy" order) has the same rows grouped by head first: its row ``(head,
+    qkv, channel)`` is this layer's row ``(qkv, head, channel)``, and its 1x1 convolutions are these
+    linear layers.
 
     Args:
         channels: Channels of the features, a multiple of ``head_channels``.
@@ -42,9 +43,10 @@ class SelfAttention(nn.Module):
 class CrossAttention(nn.Module):
     """Multi-head attention from every voxel to a few context tokens, plus the input.
 
-    Queries come from the normalized features; keys and values from the context, without bias; the output layer
-    starts at zero. With a single token the weights are all one, so every voxel gets the same ``out(v(token))``: a
-    learned bias for each class and nothing else (ALDM eq. 3 with its one-hot token).
+    Queries come from the normalized features; keys and values from the context, without bias; the
+    output layer starts at zero. With a single token the weights are all one, so every voxel gets
+    the same ``out(v(token))``: a learned bias for each class and nothing else (ALDM eq. 3 with its
+    one-hot token).
 
     Args:
         channels: Channels of the features, a multiple of ``head_channels``.

@@ -21,9 +21,7 @@ def conv(
     if spatial_dims not in (2, 3):
         raise ValueError(f"spatial_dims must be 2 or 3, got {spatial_dims}")
     kind = nn.Conv3d if spatial_dims == 3 else nn.Conv2d
-    return kind(
-        in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, bias=bias
-    )
+    return kind(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, bias=bias)
 
 
 def group_norm(channels: int, groups: int) -> nn.GroupNorm:

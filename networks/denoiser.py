@@ -1,4 +1,4 @@
-"""The denoiser: a latent U-Net conditioned on time, target modality and concatenated latents (ALDM)."""
+"""The denoiser: a latent U-Net that sees time, target modality and concatenated latents (ALDM)."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from .attention import CrossAttention, SelfAttention
-from .blocks import check_modality, conv, group_norm, recording, zero
+from .blocks import check_modality, conv, group_norm, zero
 from .haar import haar_merge, haar_split
 from .resnet import Downsample, TimeResBlock, Upsample, timestep_embedding
 
@@ -16,7 +16,7 @@ CONDITIONING = ("embedding", "cross_attention")
 
 
 class UNetLayer(nn.Module):
-    """A residual block, then self-attention and cross-attention to the modality where the level has them."""
+    """A residual block, then attention to itself and to the modality where the level has them."""
 
     def __init__(
         self,
@@ -31,9 +31,8 @@ class UNetLayer(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor, token: Tensor) -> Tensor:
         """(b, in, *size), embedding (b, e) and token (b, 1, m) to (b, out, *size)."""
-        if not torch.jit.is_scripting():
-            if self.use_checkpoint and self.training:
-                return checkpoint(self.run, x, embedding, token, use_reentrant=False)
+        if not torch.jit.is_scripting() and self.use_checkpoint and self.training:
+            return checkpoint(self.run, x, embedding, token, use_reentrant=False)
         return self.run(x, embedding, token)
 
     def run(self, x: Tensor, embedding: Tensor, token: Tensor) -> Tensor:
@@ -56,15 +55,16 @@ class Level(nn.Module):
 
 
 class Denoiser(nn.Module):
-    """Predict what was mixed into a noisy latent (noise, velocity or clean latent: the scheduler's choice).
+    """Predict the noise, velocity or clean latent in a noisy one (which: the scheduler's choice).
 
-    The U-Net of latent diffusion, block for block as ALDM's code has it: input convolution; on each level
-    ``num_res_blocks`` residual blocks (with self-attention where asked) and a stride-2 convolution; residual block,
-    self-attention and residual block in the middle; on the way up one residual block more a level, each after the
-    skip is concatenated, then nearest upsampling and a convolution; norm, SiLU and a convolution that starts at zero.
+    The U-Net of latent diffusion, block for block as ALDM's code has it: input convolution; on each
+    level ``num_res_blocks`` residual blocks (with self-attention where asked) and a stride-2
+    convolution; residual block, self-attention and residual block in the middle; on the way up one
+    residual block more a level, each after the skip is concatenated, then nearest upsampling and a
+    convolution; norm, SiLU and a convolution that starts at zero.
 
-    A latent of any size goes in: its last voxels are repeated up to the next multiple of ``multiple`` and the result
-    is cropped.
+    A latent of any size goes in: its last voxels are repeated up to the next multiple of
+    ``multiple`` and the result is cropped.
 
     Args:
         spatial_dims: 2 or 3.
@@ -75,19 +75,23 @@ class Denoiser(nn.Module):
         num_res_blocks: Residual blocks a level on the way down.
         attention_levels: Which levels have attention; the middle always has.
         num_head_channels: Channels of an attention head.
-        modality_conditioning: ``"embedding"``, a learned vector added to the timestep's (ALDM's code), or
-            ``"cross_attention"`` to a one-hot token after each self-attention (its paper, eq. 3).
-        noisy_first: Concatenate as (x_t, concat), as ALDM's code does now; else (concat, x_t), as it did before.
-        stem_levels: Haar levels that split x_t and concat before the first convolution and merge the prediction
-            after the last: each halves the size the U-Net works at.
+        modality_conditioning: ``"embedding"``, a learned vector added to the timestep's (ALDM's
+            code), or ``"cross_attention"`` to a one-hot token after each self-attention (its paper,
+            eq. 3).
+        noisy_first: Concatenate as (x_t, concat), as ALDM's code does now; else (concat, x_t), as
+            it did before.
+        stem_levels: Haar levels that split x_t and concat before the first convolution and merge
+            the prediction after the last: each halves the size the U-Net works at.
         norm_groups: Most groups of the group norms.
         dropout: In the residual blocks.
-        use_scale_shift_norm: Embeddings scale and shift after the norm instead of being added before it.
+        use_scale_shift_norm: Embeddings scale and shift after the norm instead of being added
+            before it.
         use_checkpoint: Recompute each layer in the backward pass to save memory.
 
     Raises:
-        ValueError: ``channels`` and ``attention_levels`` differ in length, or ``modality_conditioning`` is unknown,
-            or (call, outside TorchScript) an argument does not fit the denoiser.
+        ValueError: ``channels`` and ``attention_levels`` differ in length, or
+            ``modality_conditioning`` is unknown, or (call, outside TorchScript) an argument does
+            not fit the denoiser.
     """
 
     def __init__(
@@ -116,7 +120,7 @@ class Denoiser(nn.Module):
             )
         if modality_conditioning not in CONDITIONING:
             raise ValueError(
-                f"modality_conditioning must be one of {CONDITIONING}, got {modality_conditioning!r}"
+                f"modality_conditioning must be in {CONDITIONING}, got {modality_conditioning!r}"
             )
         self.spatial_dims, self.stem_levels = spatial_dims, stem_levels
         self.latent_channels, self.concat_channels = latent_channels, concat_channels
@@ -175,9 +179,7 @@ class Denoiser(nn.Module):
         for index in reversed(range(len(channels))):
             layers = []
             for _ in range(num_res_blocks + 1):
-                layers.append(
-                    layer(width + skips.pop(), channels[index], attention_levels[index])
-                )
+                layers.append(layer(width + skips.pop(), channels[index], attention_levels[index]))
                 width = channels[index]
             self.up.append(Level(layers, Upsample(spatial_dims, width) if index > 0 else None))
         self.norm_out = group_norm(width, norm_groups)
@@ -196,7 +198,8 @@ class Denoiser(nn.Module):
             x_t: Noisy latent (b, latent_channels, *size), any size.
             timesteps: (b,) or (), whole or fractional.
             concat: The prior's condition (b, concat_channels, *size); None where there is none.
-            modality: Target, (b,) int64 indices, or (b, num_modalities) weights that mix modalities.
+            modality: Target, (b,) int64 indices, or (b, num_modalities) weights that mix
+                modalities.
 
         Returns:
             The prediction, (b, latent_channels, *size).
@@ -306,7 +309,7 @@ PRESETS: dict[str, dict[str, object]] = {
         "num_res_blocks": 1,
     },
 }
-"""ALDM's sizes: ``paper`` is Table C with its concatenation and eq. 3, ``repo`` the public code's configuration."""
+"""ALDM's sizes: ``paper`` is Table C with eq. 2 and 3, ``repo`` the public code's configuration."""
 
 
 def aldm_denoiser(preset: str, spatial_dims: int = 3) -> Denoiser:

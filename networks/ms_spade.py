@@ -1,7 +1,8 @@
-"""Modality-switched SPADE (MS-SPADE): one bank of modulation weights, switched by each sample's target.
+"""MS-SPADE: normalisation whose modulation weights are switched by each sample's target modality.
 
-Source: Kim and Park, "Adaptive Latent Diffusion Model for 3D Medical Image to Image Translation" (ALDM), WACV
-2024, eq. 1 and Table B, and the authors' public code where the two differ (said at the class).
+Source: Kim and Park, "Adaptive Latent Diffusion Model for 3D Medical Image to Image Translation"
+(ALDM), WACV 2024, eq. 1 and Table B, and the authors' public code where the two differ (said at the
+class).
 """
 
 import math
@@ -14,12 +15,11 @@ from torch.nn import functional as F
 from .blocks import check_modality, conv, zero
 
 
-
 def instance_norm(x: Tensor) -> Tensor:
     """Zero mean and unit variance for each channel of each sample; (b, c, *size) to the same shape.
 
-    As group norm with one channel a group: the same numbers as ``nn.InstanceNorm3d`` without affine weights, with
-    float32 statistics under bfloat16 and defined for a single voxel (zero).
+    As group norm with one channel a group: the same numbers as ``nn.InstanceNorm3d`` without affine
+    weights, with float32 statistics under bfloat16 and defined for a single voxel (zero).
     """
     return F.group_norm(x, x.shape[1], eps=1e-5)
 
@@ -27,8 +27,9 @@ def instance_norm(x: Tensor) -> Tensor:
 class SwitchedConv(nn.Module):
     """One convolution for each modality; every sample is convolved with its target's.
 
-    The weights of all modalities are one parameter with a leading modality axis. A mixed batch gathers its rows and
-    runs as one grouped convolution: no loop, no data-dependent branch, so it also exports.
+    The weights of all modalities are one parameter with a leading modality axis. A mixed batch
+    gathers its rows and runs as one grouped convolution: no loop, no data-dependent branch, so it
+    also exports.
     """
 
     def __init__(
@@ -65,9 +66,9 @@ class SwitchedConv(nn.Module):
 class MSSpade(nn.Module):
     """Normalize features, then modulate them with the target modality's weights (ALDM eq. 1).
 
-    y = norm(x) * (1 + gamma(x)) + beta(x), where norm is instance norm and gamma, beta come from the features
-    themselves: hidden = ReLU(conv(x)), (gamma, beta) = conv(hidden), plain convolutions, all of the target's own.
-    The paper prints gamma where the code, as here, has 1 + gamma.
+    y = norm(x) * (1 + gamma(x)) + beta(x), where norm is instance norm and gamma, beta come from
+    the features themselves: hidden = ReLU(conv(x)), (gamma, beta) = conv(hidden), plain
+    convolutions, all of the target's own. The paper prints gamma where the code, as here, has 1 + gamma.
 
     Args:
         channels: Channels of the features.
@@ -93,7 +94,7 @@ class MSSpade(nn.Module):
 
 
 class MSSpadeResBlock(nn.Module):
-    """MS-SPADE - LeakyReLU - conv, twice, plus the input (through a bare 1x1 conv if the channels change).
+    """MS-SPADE - LeakyReLU - conv, twice, plus the input (bare 1x1 conv if the channels change).
 
     Args:
         in_channels: Channels in.
@@ -142,8 +143,8 @@ class MSSpadeGenerator(nn.Module):
         features: Width of the outer blocks (128 in the reference, its ``nf``).
         hidden: See ``MSSpade``.
         spatial_dims: 2 or 3.
-        residual: Predict the difference from the source instead, through a 1x1 convolution that starts at zero:
-            an untrained generator then returns the source.
+        residual: Predict the difference from the source instead, through a 1x1 convolution that
+            starts at zero: an untrained generator then returns the source.
 
     Raises:
         ValueError: (call, outside TorchScript) a target is out of range.
@@ -175,7 +176,7 @@ class MSSpadeGenerator(nn.Module):
         )
 
     def forward(self, latent: Tensor, target: Tensor) -> Tensor:
-        """Latent (b, c, *size) and target (b,) int64 to a latent like the target's, (b, c, *size)."""
+        """Latent (b, c, *size) and target (b,) int64 to a latent like the target's."""
         if not torch.jit.is_scripting():
             check_modality(target, self.num_modalities, latent.shape[0])
         h = latent
@@ -186,7 +187,7 @@ class MSSpadeGenerator(nn.Module):
 
 
 class PlainResBlock(nn.Module):
-    """conv - instance norm - ReLU - conv - instance norm, plus the input (1x1 conv if the channels change)."""
+    """conv - instance norm - ReLU - conv - instance norm, plus the input."""
 
     def __init__(self, in_channels: int, out_channels: int, *, spatial_dims: int = 3) -> None:
         super().__init__()
@@ -228,9 +229,9 @@ class ConvMSSpade(nn.Module):
 class TableBGenerator(nn.Module):
     """The generator the paper prints (ALDM Table B), in place of its code's ``MSSpadeGenerator``.
 
-    7x7x7 conv, instance norm, ReLU; residual blocks; conv - ReLU - MS-SPADE blocks; 7x7x7 conv. What Table B leaves
-    open (the inside of its residual blocks, the kernel of the other convolutions) follows the usual: see
-    ``PlainResBlock``, 3x3x3.
+    7x7x7 conv, instance norm, ReLU; residual blocks; conv - ReLU - MS-SPADE blocks; 7x7x7 conv.
+    What Table B leaves open (the inside of its residual blocks, the kernel of the other
+    convolutions) follows the usual: see ``PlainResBlock``, 3x3x3.
 
     Args:
         latent_channels: Channels of the latent.
@@ -273,7 +274,7 @@ class TableBGenerator(nn.Module):
         self.conv_out = conv(spatial_dims, width, latent_channels, 7)
 
     def forward(self, latent: Tensor, target: Tensor) -> Tensor:
-        """Latent (b, c, *size) and target (b,) int64 to a latent like the target's, (b, c, *size)."""
+        """Latent (b, c, *size) and target (b,) int64 to a latent like the target's."""
         if not torch.jit.is_scripting():
             check_modality(target, self.num_modalities, latent.shape[0])
         h = self.res_blocks(F.relu(instance_norm(self.conv_in(latent))))

@@ -1,4 +1,4 @@
-"""Priors: what the sources already say about the target, as a start and a condition for the denoiser."""
+"""Priors: what the sources already say about the target, as a condition and a start."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -14,7 +14,8 @@ CONCAT = ("source", "target_like")
 class PriorOutput(NamedTuple):
     """What a prior hands to the sampler.
 
-    ``concat`` (b, k * c, *size) goes beside x_t into the denoiser; ``start`` (b, c, *size) is the prior's own answer.
+    ``concat`` (b, k * c, *size) goes beside x_t into the denoiser; ``start`` (b, c, *size) is the
+    prior's own answer.
     """
 
     concat: Tensor
@@ -25,13 +26,15 @@ class MSSpadePrior(nn.Module):
     """ALDM's prior: the one source latent, and its MS-SPADE translation towards the target.
 
     Args:
-        generator: Called as ``generator(latent, target)``. None for the ablations without MS-SPADE: the start is
-            then the source itself.
-        concat: What the denoiser sees beside x_t, in order: ``"source"`` and ``"target_like"`` (ALDM's code), only
-            ``"target_like"`` (its paper, eq. 2), only ``"source"`` (Palette), or nothing (diffusion alone).
+        generator: Called as ``generator(latent, target)``. None for the ablations without MS-SPADE:
+            the start is then the source itself.
+        concat: What the denoiser sees beside x_t, in order: ``"source"`` and ``"target_like"``
+            (ALDM's code), only ``"target_like"`` (its paper, eq. 2), only ``"source"`` (Palette),
+            or nothing (diffusion alone).
 
     Raises:
-        ValueError: ``concat`` repeats a name, has an unknown one, or wants ``"target_like"`` without a generator.
+        ValueError: ``concat`` repeats a name, has an unknown one, or wants ``"target_like"``
+            without a generator.
     """
 
     concat: list[str]
@@ -49,8 +52,8 @@ class MSSpadePrior(nn.Module):
         """Translate the one available latent towards each sample's target.
 
         Args:
-            latents: Scaled latents, one slot for each modality in order, (b, m, c, *size). Slots that are not
-                available may hold anything.
+            latents: Scaled latents, one slot for each modality in order, (b, m, c, *size). Slots
+                that are not available may hold anything.
             available: Which slot holds the source, (b, m) bool, exactly one a sample.
             target: Wanted modality, (b,) int64; the source itself is allowed.
 
@@ -58,7 +61,8 @@ class MSSpadePrior(nn.Module):
             The condition and the start, see ``PriorOutput``.
 
         Raises:
-            ValueError: (outside TorchScript) a sample has no source or more than one, or a target is out of range.
+            ValueError: (outside TorchScript) a sample has no source or more than one, or a target
+                is out of range.
         """
         if not torch.jit.is_scripting():
             check_one_source(latents, available)

@@ -27,10 +27,10 @@ def timestep_embedding(timesteps: Tensor, channels: int, max_period: float = 100
 
 
 class TimeResBlock(nn.Module):
-    """norm - SiLU - conv, embedding, norm - SiLU - conv, plus the input (1x1 conv if the channels change).
+    """norm - SiLU - conv, embedding, norm - SiLU - conv, plus the input.
 
-    The embedding is added to the features before the second norm, or scales and shifts them after it. The second
-    convolution starts at zero.
+    The embedding is added to the features before the second norm, or scales and shifts them after
+    it. The second convolution starts at zero.
 
     Args:
         spatial_dims: 2 or 3.
