@@ -68,7 +68,7 @@ class MSSpade(nn.Module):
 
     y = norm(x) * (1 + gamma(x)) + beta(x), where norm is instance norm and gamma, beta come from
     the features themselves: hidden = ReLU(conv(x)), (gamma, beta) = conv(hidden), plain
-    convolutions, all of the target's own. The paper prints gamma where the code, as here, has 1 + gamma.
+    convolutions, all of the target's own. The paper prints gamma; its code, as here, has 1 + gamma.
 
     Args:
         channels: Channels of the features.
