@@ -1,0 +1,68 @@
+"""What a person runs: translation, training, evaluation and the command line.
+
+Names are imported on first use, so that ``voxlate --help`` answers before torch is loaded.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .bundle import BundleParts, default_bundle, network_from_files, read_bundle
+    from .bundle_inference import FolderDataset, SaveTranslations, TranslationInferer
+    from .checkpoint import load_weights, read_weights, save_weights
+    from .device import autocast_dtype, choose_device, inference_context
+    from .sampler import sample
+    from .seeds import case_generator
+    from .translator import Translation, Translator
+
+_HOME = {
+    "BundleParts": "bundle",
+    "FolderDataset": "bundle_inference",
+    "SaveTranslations": "bundle_inference",
+    "Translation": "translator",
+    "TranslationInferer": "bundle_inference",
+    "Translator": "translator",
+    "autocast_dtype": "device",
+    "case_generator": "seeds",
+    "choose_device": "device",
+    "default_bundle": "bundle",
+    "inference_context": "device",
+    "load_weights": "checkpoint",
+    "network_from_files": "bundle",
+    "read_bundle": "bundle",
+    "read_weights": "checkpoint",
+    "sample": "sampler",
+    "save_weights": "checkpoint",
+}
+
+__all__ = [
+    "BundleParts",
+    "FolderDataset",
+    "SaveTranslations",
+    "Translation",
+    "TranslationInferer",
+    "Translator",
+    "autocast_dtype",
+    "case_generator",
+    "choose_device",
+    "default_bundle",
+    "inference_context",
+    "load_weights",
+    "network_from_files",
+    "read_bundle",
+    "read_weights",
+    "sample",
+    "save_weights",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_HOME[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,48 @@
+"""The one sampling loop: a denoiser walks a scheduler's timesteps down to a latent."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+def sample(
+    denoiser: Callable[..., Tensor],
+    scheduler: Any,
+    *,
+    concat: Float[Tensor, "b k *size"],
+    modality: Int[Tensor, " b"],
+    noise: Float[Tensor, "b c *size"],
+    start: Float[Tensor, "b c *size"] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Float[Tensor, "b c *size"]:
+    """Denoise from the first of ``scheduler.timesteps`` to the last.
+
+    x_T is the noise itself or, with ``start``, the start noised to the first timestep. The state stays float32
+    whatever the denoiser computes in.
+
+    Args:
+        denoiser: Called as ``denoiser(x_t, timesteps, concat=..., modality=...)``.
+        scheduler: Offers ``timesteps``, ``add_noise`` and ``step``; ``set_timesteps`` has been called.
+        concat: Condition beside x_t; no channels means none.
+        modality: Target index of each row.
+        noise: Standard normal, drawn by the caller.
+        start: Scaled latent to start from.
+        progress: Called with (steps done, steps in all).
+    """
+    timesteps = scheduler.timesteps.to(noise.device)
+    batch = noise.shape[0]
+    x_t = noise.float()
+    if start is not None:
+        first = timesteps[:1].expand(batch)
+        x_t = scheduler.add_noise(original_samples=start.float(), noise=x_t, timesteps=first)
+    condition = concat if concat.shape[1] else None
+    for done, timestep in enumerate(timesteps, start=1):
+        prediction = denoiser(x_t, timestep.expand(batch), concat=condition, modality=modality)
+        with torch.autocast(x_t.device.type, enabled=False):
+            x_t, _ = scheduler.step(prediction.float(), timestep, x_t)
+        if progress is not None:
+            progress(done, len(timesteps))
+    return x_t

@@ -1,0 +1,76 @@
+"""The sampling loop, against a denoiser and a scheduler whose result can be written down."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from voxlate.pipelines.sampler import sample
+
+
+class Halving:
+    """Timesteps 3, 2, 1; each step returns half the state plus the prediction."""
+
+    timesteps = torch.tensor([3, 2, 1])
+
+    def add_noise(self, *, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        return original_samples + timesteps.view(-1, 1, 1) * noise
+
+    def step(self, prediction: Tensor, timestep: Tensor, x_t: Tensor) -> tuple[Tensor, Tensor]:
+        assert prediction.dtype is torch.float32
+        return x_t / 2 + prediction, x_t
+
+
+class Recorder:
+    """Predicts the timestep, in bfloat16, and keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.calls: list[dict[str, Any]] = []
+
+    def __call__(self, x_t: Tensor, timesteps: Tensor, **condition: Any) -> Tensor:
+        self.calls.append({"timesteps": timesteps.tolist(), **condition})
+        return timesteps.view(-1, 1, 1).expand_as(x_t).bfloat16()
+
+
+def run(**change: Any) -> tuple[Tensor, Recorder]:
+    denoiser = Recorder()
+    arguments: dict[str, Any] = {
+        "concat": torch.ones(2, 3, 4),
+        "modality": torch.tensor([1, 2]),
+        "noise": torch.full((2, 1, 4), 8.0),
+    }
+    return sample(denoiser, Halving(), **(arguments | change)), denoiser
+
+
+def test_every_timestep_is_visited_once_from_the_first_to_the_last() -> None:
+    result, denoiser = run()
+    # 8 -> 8/2+3 = 7 -> 7/2+2 = 5.5 -> 5.5/2+1 = 3.75
+    torch.testing.assert_close(result, torch.full((2, 1, 4), 3.75))
+    assert [call["timesteps"] for call in denoiser.calls] == [[3, 3], [2, 2], [1, 1]]
+    assert torch.equal(denoiser.calls[0]["modality"], torch.tensor([1, 2]))
+    assert denoiser.calls[0]["concat"].shape == (2, 3, 4)
+
+
+def test_start_is_noised_to_the_first_timestep() -> None:
+    result, _ = run(start=torch.full((2, 1, 4), 2.0), noise=torch.ones(2, 1, 4))
+    # 2 + 3 * 1 = 5 -> 5.5 -> 4.75 -> 3.375
+    torch.testing.assert_close(result, torch.full((2, 1, 4), 3.375))
+
+
+def test_condition_without_channels_is_no_condition() -> None:
+    _, denoiser = run(concat=torch.ones(2, 0, 4))
+    assert all(call["concat"] is None for call in denoiser.calls)
+
+
+def test_progress_counts_the_steps() -> None:
+    seen: list[tuple[int, int]] = []
+    run(progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_state_stays_float32_under_autocast() -> None:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        result, _ = run(noise=torch.full((2, 1, 4), 8.001))
+    assert result.dtype is torch.float32
+    assert result[0, 0, 0].item() == pytest.approx(3.75 + 0.001 / 8, abs=1e-6)
