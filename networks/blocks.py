@@ -1,7 +1,11 @@
 """Small parts that several networks share: convolutions, norms, zero starts, modality checks."""
 
+from typing import TypeVar
+
 import torch
 from torch import Tensor, nn
+
+AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 
 def conv(
@@ -12,7 +16,7 @@ def conv(
     *,
     stride: int = 1,
     bias: bool = True,
-) -> nn.Module:
+) -> nn.Conv2d | nn.Conv3d:
     """A convolution with symmetric padding: it keeps the size at stride 1, halves it at 2.
 
     Raises:
@@ -30,7 +34,7 @@ def group_norm(channels: int, groups: int) -> nn.GroupNorm:
     return nn.GroupNorm(count, channels, eps=1e-5)
 
 
-def zero(module: nn.Module) -> nn.Module:
+def zero(module: AnyModule) -> AnyModule:
     """Zero a module's parameters, so that a new branch starts without effect."""
     for parameter in module.parameters():
         nn.init.zeros_(parameter)

@@ -1,6 +1,7 @@
 """The denoiser: a latent U-Net that sees time, target modality and concatenated latents (ALDM)."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +12,9 @@ from .attention import CrossAttention, SelfAttention
 from .blocks import check_modality, conv, group_norm, zero
 from .haar import haar_merge, haar_split
 from .resnet import Downsample, TimeResBlock, Upsample, timestep_embedding
+from .transformer import SpatialTransformer
 
-CONDITIONING = ("embedding", "cross_attention")
+CONDITIONING = ("embedding", "cross_attention", "spatial_transformer")
 
 
 class UNetLayer(nn.Module):
@@ -22,7 +24,7 @@ class UNetLayer(nn.Module):
         self,
         res: TimeResBlock,
         attention: SelfAttention | None,
-        cross_attention: CrossAttention | None,
+        cross_attention: CrossAttention | SpatialTransformer | None,
         use_checkpoint: bool,
     ) -> None:
         super().__init__()
@@ -45,13 +47,38 @@ class UNetLayer(nn.Module):
         return h
 
 
-class Level(nn.Module):
-    """The layers of one resolution and, but for the last level, the step to the next."""
+class DownLevel(nn.Module):
+    """The layers of one resolution and, but for the last level, the step down."""
 
-    def __init__(self, layers: Sequence[UNetLayer], resample: nn.Module | None) -> None:
+    def __init__(self, layers: Sequence[UNetLayer], resample: Downsample | None) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
         self.resample = resample
+
+    def forward(self, h: Tensor, embedding: Tensor, token: Tensor) -> list[Tensor]:
+        """The features after every layer and after the step down: all of them are skips."""
+        features: list[Tensor] = []
+        for layer in self.layers:
+            h = layer(h, embedding, token)
+            features.append(h)
+        if self.resample is not None:
+            features.append(self.resample(h))
+        return features
+
+
+class UpLevel(nn.Module):
+    """The layers of one resolution, each after its skip, and but for the last, the step up."""
+
+    def __init__(self, layers: Sequence[UNetLayer], resample: Upsample | None) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        self.resample = resample
+
+    def forward(self, h: Tensor, skips: list[Tensor], embedding: Tensor, token: Tensor) -> Tensor:
+        """The features after the level; takes its skips off the end of the list."""
+        for layer in self.layers:
+            h = layer(torch.cat([h, skips.pop()], dim=1), embedding, token)
+        return h if self.resample is None else self.resample(h)
 
 
 class Denoiser(nn.Module):
@@ -74,10 +101,11 @@ class Denoiser(nn.Module):
         channels: Width of each level. The first is also the length of the timestep's sinusoids.
         num_res_blocks: Residual blocks a level on the way down.
         attention_levels: Which levels have attention; the middle always has.
-        num_head_channels: Channels of an attention head.
+        num_head_channels: Channels of an attention head, one for all levels or each its own.
         modality_conditioning: ``"embedding"``, a learned vector added to the timestep's (ALDM's
-            code), or ``"cross_attention"`` to a one-hot token after each self-attention (its paper,
-            eq. 3).
+            code), ``"cross_attention"`` to a one-hot token after each self-attention (its paper,
+            eq. 3), or ``"spatial_transformer"``, latent diffusion's transformer block with that
+            token in place of each self-attention (ALDM's older code).
         noisy_first: Concatenate as (x_t, concat), as ALDM's code does now; else (concat, x_t), as
             it did before.
         stem_levels: Haar levels that split x_t and concat before the first convolution and merge
@@ -104,7 +132,7 @@ class Denoiser(nn.Module):
         channels: Sequence[int] = (128, 128, 256),
         num_res_blocks: int = 1,
         attention_levels: Sequence[bool] = (False, True, True),
-        num_head_channels: int = 32,
+        num_head_channels: int | Sequence[int] = 32,
         modality_conditioning: str = "embedding",
         noisy_first: bool = True,
         stem_levels: int = 0,
@@ -127,12 +155,15 @@ class Denoiser(nn.Module):
         self.num_modalities, self.noisy_first = num_modalities, noisy_first
         self.time_channels = channels[0]
         self.multiple = 2 ** (len(channels) - 1 + stem_levels)
-        self.cross = modality_conditioning == "cross_attention" and num_modalities > 0
+        conditioning = modality_conditioning if num_modalities > 0 else "none"
         embedding_channels = 4 * channels[0]
         bands = 2 ** (spatial_dims * stem_levels)
 
+        attention_to = {"head_channels": num_head_channels, "norm_groups": norm_groups}
+        self_attention = partial(SelfAttention, **attention_to)
+        cross_attention = partial(CrossAttention, **attention_to)
+
         def layer(width_in: int, width_out: int, attention: bool) -> UNetLayer:
-            heads = {"head_channels": num_head_channels, "norm_groups": norm_groups}
             return UNetLayer(
                 TimeResBlock(
                     spatial_dims,
@@ -143,10 +174,8 @@ class Denoiser(nn.Module):
                     norm_groups=norm_groups,
                     dropout=dropout,
                 ),
-                SelfAttention(width_out, **heads) if attention else None,
-                CrossAttention(width_out, num_modalities, **heads)
-                if attention and self.cross
-                else None,
+                self_attention(width_out) if attention else None,
+                cross_attention(width_out, num_modalities) if attention and self.cross else None,
                 use_checkpoint,
             )
 
@@ -157,7 +186,7 @@ class Denoiser(nn.Module):
         )
         self.modality_embedding = (
             nn.Embedding(num_modalities, embedding_channels)
-            if num_modalities > 0 and not self.cross
+            if conditioning == "embedding"
             else None
         )
         width = channels[0]
@@ -167,21 +196,21 @@ class Denoiser(nn.Module):
         for index, out in enumerate(channels):
             layers = []
             for _ in range(num_res_blocks):
-                layers.append(layer(width, out, attention_levels[index]))
+                layers.append(layer(width, index, attention_levels[index]))
                 width = out
                 skips.append(width)
             last = index == len(channels) - 1
             if not last:
                 skips.append(width)
-            self.down.append(Level(layers, None if last else Downsample(spatial_dims, width)))
-        self.middle = nn.ModuleList([layer(width, width, True), layer(width, width, False)])
+            self.down.append(DownLevel(layers, None if last else Downsample(spatial_dims, width)))
+        self.middle = nn.ModuleList([layer(width, index, True), layer(width, index, False)])
         self.up = nn.ModuleList()
         for index in reversed(range(len(channels))):
             layers = []
             for _ in range(num_res_blocks + 1):
-                layers.append(layer(width + skips.pop(), channels[index], attention_levels[index]))
+                layers.append(layer(width + skips.pop(), index, attention_levels[index]))
                 width = channels[index]
-            self.up.append(Level(layers, Upsample(spatial_dims, width) if index > 0 else None))
+            self.up.append(UpLevel(layers, Upsample(spatial_dims, width) if index > 0 else None))
         self.norm_out = group_norm(width, norm_groups)
         self.conv_out = zero(conv(spatial_dims, width, latent_channels * bands, 3))
 
@@ -208,7 +237,7 @@ class Denoiser(nn.Module):
             ValueError: An argument does not fit the denoiser.
         """
         if not torch.jit.is_scripting():
-            self.check(x_t, concat, modality)
+            self.check(x_t, timesteps, concat, modality)
         embedding, token = self.embed(x_t, timesteps, modality)
         h = x_t
         if concat is not None:
@@ -242,22 +271,14 @@ class Denoiser(nn.Module):
 
     def unet(self, h: Tensor, embedding: Tensor, token: Tensor) -> Tensor:
         """The U-Net at its own resolution; every size a multiple of 2 ** (levels - 1)."""
-        h = self.conv_in(h)
-        skips = [h]
+        skips: list[Tensor] = [self.conv_in(h)]
         for level in self.down:
-            for layer in level.layers:
-                h = layer(h, embedding, token)
-                skips.append(h)
-            if level.resample is not None:
-                h = level.resample(h)
-                skips.append(h)
+            skips.extend(level(skips[-1], embedding, token))
+        h = skips[-1]
         for layer in self.middle:
             h = layer(h, embedding, token)
         for level in self.up:
-            for layer in level.layers:
-                h = layer(torch.cat([h, skips.pop()], dim=1), embedding, token)
-            if level.resample is not None:
-                h = level.resample(h)
+            h = level(h, skips, embedding, token)
         return self.conv_out(F.silu(self.norm_out(h)))
 
     def pad(self, x: Tensor) -> Tensor:
@@ -267,12 +288,18 @@ class Denoiser(nn.Module):
             padding = [0, -length % self.multiple] + padding
         return F.pad(x, padding, mode="replicate") if max(padding) > 0 else x
 
-    def check(self, x_t: Tensor, concat: Tensor | None, modality: Tensor | None) -> None:
+    def check(
+        self, x_t: Tensor, timesteps: Tensor, concat: Tensor | None, modality: Tensor | None
+    ) -> None:
         """Refuse arguments that do not fit; see ``forward``."""
         if x_t.dim() != self.spatial_dims + 2 or x_t.shape[1] != self.latent_channels:
             raise ValueError(
                 f"x_t must have {self.latent_channels} channels and {self.spatial_dims} spatial "
                 f"axes, got shape {tuple(x_t.shape)}"
+            )
+        if timesteps.shape not in ((), (x_t.shape[0],)):
+            raise ValueError(
+                f"timesteps must have shape {(x_t.shape[0],)} or (), got {tuple(timesteps.shape)}"
             )
         size = tuple(x_t.shape[2:])
         shape = None if concat is None else tuple(concat.shape)
