@@ -1,47 +1,38 @@
-"""Load published ALDM checkpoints: the reference's state dict and constructor arguments in, our module out.
+"""Load published ALDM checkpoints: the reference's state dict and arguments in, our module out.
 
-Every key of the checkpoint is accounted for. What belongs to another part (the discriminator under ``loss.``, the
-shadow weights under ``model_ema.``, the schedule tables, ...) is left out by name and logged; anything else that is
-not mapped, and anything that is missing, is a ``ValueError`` naming it.
+Every key of the checkpoint is accounted for. What belongs to another part (the discriminator under
+``loss.``, the shadow weights under ``model_ema.``, the schedule tables, ...) is left out by name
+and logged; anything else that is not mapped, and anything missing, is a ``ValueError`` naming it.
 """
 
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from .aldm_names import (
+    AUTOENCODER_PARTS,
+    denoiser_sources,
+    ms_spade_sources,
+    part_of,
+    vqgan_layers,
+)
+from .denoiser import Denoiser
 from .ms_spade import MSSpadeGenerator
 from .state_dicts import Source, Weights, load_from_sources, shorten, sources_by_layer
 from .vqgan import VQGAN
 
-logger = logging.getLogger(__name__)
-
-DDCONFIG_REQUIRED = ("ch", "out_ch", "ch_mult", "num_res_blocks", "in_channels", "resolution", "z_channels")
-DDCONFIG_OPTIONAL = ("attn_resolutions", "double_z", "dropout", "num_groups", "resamp_with_conv")
+DDCONFIG_REQUIRED = {
+    "ch",
+    "out_ch",
+    "ch_mult",
+    "num_res_blocks",
+    "in_channels",
+    "resolution",
+    "z_channels",
+}
+DDCONFIG_OPTIONAL = {"attn_resolutions", "double_z", "dropout", "num_groups", "resamp_with_conv"}
 DEFAULT_NUM_GROUPS = 16  # of the reference's Normalize; its published configurations say 32
-
-# what a checkpoint may hold beside the part that is asked for
-AUTOENCODER_PARTS = ("encoder.", "decoder.", "quantize.", "quant_conv.", "post_quant_conv.")
-OTHER_PARTS = ("spade.", "loss.", "model.diffusion_model.", "model_ema.", "cond_stage_model.")
-SCHEDULE_TABLES = (
-    "betas",
-    "alphas_cumprod",
-    "alphas_cumprod_prev",
-    "sqrt_alphas_cumprod",
-    "sqrt_one_minus_alphas_cumprod",
-    "log_one_minus_alphas_cumprod",
-    "sqrt_recip_alphas_cumprod",
-    "sqrt_recipm1_alphas_cumprod",
-    "posterior_variance",
-    "posterior_log_variance_clipped",
-    "posterior_mean_coef1",
-    "posterior_mean_coef2",
-    "lvlb_weights",
-    "logvar",
-    "scale_factor",
-)
 
 
 def vqgan_from_aldm(
@@ -49,16 +40,19 @@ def vqgan_from_aldm(
 ) -> VQGAN:
     """The autoencoder of a VQModel or LatentDiffusion checkpoint, with its weights.
 
-    2D or 3D as the weights are. The quantiser keeps the reference's placement of beta (``legacy_beta``).
+    2D or 3D as the weights are. The quantiser has beta where the reference has (``legacy_beta``).
 
     Args:
-        state_dict: Reference names (``encoder.conv_in.weight``, ...), also under ``first_stage_model.``; not changed.
-        ddconfig: The reference's keyword arguments of encoder and decoder. ``dropout`` has no part in inference.
+        state_dict: Reference names (``encoder.conv_in.weight``, ...), also under
+            ``first_stage_model.``; not changed.
+        ddconfig: The reference's keyword arguments of encoder and decoder; ``dropout`` has no part
+            in inference.
         n_embed: Codebook size.
         embed_dim: Channels of the latent and length of a code.
 
     Raises:
-        ValueError: A key is unmapped or missing, a shape differs, or ``ddconfig`` asks for what VQModel cannot be.
+        ValueError: A key is unmapped or missing, a shape differs, or ``ddconfig`` asks for what
+            VQModel cannot be.
     """
     check_ddconfig(ddconfig)
     weights = part_of(state_dict, "encoder.conv_in.weight", own=AUTOENCODER_PARTS)
@@ -88,42 +82,18 @@ def check_ddconfig(ddconfig: Mapping[str, Any]) -> None:
     Raises:
         ValueError: A key is unknown or missing, or a value is impossible.
     """
-    unknown = set(ddconfig) - set(DDCONFIG_REQUIRED) - set(DDCONFIG_OPTIONAL)
-    missing = set(DDCONFIG_REQUIRED) - set(ddconfig)
+    unknown = set(ddconfig) - DDCONFIG_REQUIRED - DDCONFIG_OPTIONAL
+    missing = DDCONFIG_REQUIRED - set(ddconfig)
     if unknown or missing:
         raise ValueError(f"ddconfig: unknown {sorted(unknown)}, missing {sorted(missing)}")
-    if ddconfig.get("double_z", True):  # True is the reference's default, and does not fit its own quant_conv
-        raise ValueError("ddconfig double_z must be False: a quantised latent has one set of z_channels")
+    if ddconfig.get("double_z", True):  # the reference's default, which fits no quant_conv
+        raise ValueError("ddconfig double_z must be False: a quantised latent has no variance")
     if ddconfig["out_ch"] != ddconfig["in_channels"]:
-        raise ValueError(f"ddconfig out_ch {ddconfig['out_ch']} must be in_channels {ddconfig['in_channels']}")
+        raise ValueError(
+            f"ddconfig out_ch {ddconfig['out_ch']} must be in_channels {ddconfig['in_channels']}"
+        )
     if not ddconfig.get("resamp_with_conv", True):
-        raise ValueError("ddconfig resamp_with_conv must be True: resampling without convolutions is not mapped")
-
-
-def vqgan_layers(num_res_blocks: int, attention: Sequence[bool]) -> dict[str, str]:
-    """Our layer names of the VQGAN to the reference's."""
-    layers = {"quant_conv": "quant_conv", "post_quant_conv": "post_quant_conv"}
-    for side, levels, resample in (("encoder", "down", "downsample"), ("decoder", "up", "upsample")):
-        layers |= {f"{side}.{name}": f"{side}.{name}" for name in ("conv_in", "norm_out", "conv_out")}
-        layers |= vqgan_block_layers(f"{side}.mid", f"{side}.mid.block_1")
-        blocks = num_res_blocks + (side == "decoder")
-        for level, attends in enumerate(attention):
-            # the reference numbers the decoder's levels from the volume, we in the order they run
-            place = level if side == "encoder" else len(attention) - 1 - level
-            ours, theirs = f"{side}.levels.{place}", f"{side}.{levels}.{level}"
-            step = 2 if attends else 1  # attention follows each block
-            for block in range(blocks):
-                layers |= vqgan_block_layers(f"{ours}.{step * block}", f"{theirs}.block.{block}")
-                for name in ("norm", "q", "k", "v", "proj_out") if attends else ():
-                    layers[f"{ours}.{step * block + 1}.{name}"] = f"{theirs}.attn.{block}.{name}"
-            layers[f"{ours}.{step * blocks}.conv"] = f"{theirs}.{resample}.conv"
-    return layers
-
-
-def vqgan_block_layers(ours: str, theirs: str) -> dict[str, str]:
-    """The layers of one residual block of the autoencoder."""
-    same = {f"{ours}.{name}": f"{theirs}.{name}" for name in ("norm1", "conv1", "norm2", "conv2")}
-    return same | {f"{ours}.shortcut": f"{theirs}.nin_shortcut"}
+        raise ValueError("ddconfig resamp_with_conv must be True")
 
 
 def ms_spade_from_aldm(
@@ -131,7 +101,7 @@ def ms_spade_from_aldm(
 ) -> MSSpadeGenerator:
     """The MS-SPADE generator of a VQModel or LatentDiffusion checkpoint, with its weights.
 
-    2D or 3D, and the width between features and modulation, as the weights are.
+    2D or 3D, and as wide between features and modulation, as the weights are.
 
     Args:
         state_dict: Reference names (``block.0.conv_0.weight``, ...), also under ``spade.`` or
@@ -152,56 +122,137 @@ def ms_spade_from_aldm(
         hidden=64 if first is None else first.shape[0],
         spatial_dims=weights["block.0.conv_0.weight"].dim() - 2,
     )
-    layers, sources = {}, {}
-    for index in range(len(generator.blocks)):
-        ours, theirs = f"blocks.{index}", f"block.{index}"
-        for name, their_name in (("conv1", "conv_0"), ("conv2", "conv_1"), ("shortcut", "conv_s")):
-            layers[f"{ours}.{name}"] = f"{theirs}.{their_name}"
-        for norm, their_norm in (("norm1", "norm_0"), ("norm2", "norm_1")):
-            bank = [f"{theirs}.{their_norm}.spades.{target}" for target in range(num_classes)]
-            for leaf in ("weight", "bias"):
-                shared = tuple(f"{spade}.mlp_shared.0.{leaf}" for spade in bank)
-                pairs = tuple(f"{spade}.mlp_{part}.{leaf}" for spade in bank for part in ("gamma", "beta"))
-                sources[f"{ours}.{norm}.shared.{leaf}"] = Source(shared, torch.stack)
-                sources[f"{ours}.{norm}.modulation.{leaf}"] = Source(pairs, stack_pairs)
-    sources |= sources_by_layer(generator, layers)
-    return load_from_sources(generator, weights, sources)
+    return load_from_sources(generator, weights, ms_spade_sources(generator))
 
 
-def stack_pairs(tensors: list[Tensor]) -> Tensor:
-    """Join each gamma with its beta along the output channels, and stack the pairs."""
-    pairs = zip(tensors[::2], tensors[1::2], strict=True)
-    return torch.stack([torch.cat(pair) for pair in pairs])
+def denoiser_from_aldm(
+    state_dict: Weights,
+    *,
+    model_channels: int,
+    in_channels: int,
+    out_channels: int,
+    num_res_blocks: int,
+    attention_resolutions: Sequence[int],
+    channel_mult: Sequence[int] = (1, 2, 4, 8),
+    dims: int = 3,
+    num_classes: int | None = None,
+    num_heads: int = -1,
+    num_head_channels: int = -1,
+    num_heads_upsample: int = -1,
+    use_scale_shift_norm: bool = False,
+    use_new_attention_order: bool = False,
+    use_spatial_transformer: bool = False,
+    transformer_depth: int = 1,
+    context_dim: int | Sequence[int] | None = None,
+    conv_resample: bool = True,
+    resblock_updown: bool = False,
+    n_embed: int | None = None,
+    image_size: int | None = None,
+    dropout: float = 0.0,
+    use_checkpoint: bool = False,
+    use_fp16: bool = False,
+    legacy: bool = True,
+    noisy_first: bool = True,
+) -> Denoiser:
+    """The U-Net of a LatentDiffusion checkpoint, with its weights.
 
-
-def part_of(state_dict: Weights, anchor: str, *, own: tuple[str, ...] = ("",)) -> dict[str, Tensor]:
-    """The keys of one part of a checkpoint, without the prefix it is stored under.
+    The arguments are the reference's, but for ``noisy_first``. ``image_size``, ``use_fp16`` and
+    ``legacy`` have no effect there either, or none on the numbers.
 
     Args:
-        state_dict: The whole checkpoint; not changed.
-        anchor: A key every checkpoint of this part has; what stands before it is the prefix.
-        own: How the part's keys begin, after the prefix.
+        state_dict: Reference names (``input_blocks.0.0.weight``, ...), also under
+            ``model.diffusion_model.``; not changed. See ``ema_weights`` for the shadow weights,
+            which the reference samples with.
+        model_channels: Width that ``channel_mult`` multiplies.
+        in_channels: Channels of x_t and what is concatenated to it.
+        out_channels: Channels of x_t and the prediction.
+        num_res_blocks: Residual blocks a level on the way down.
+        attention_resolutions: Downsampling factors at which there is attention.
+        channel_mult: Width of each level; the first must be 1, as in the reference.
+        dims: 2 or 3.
+        num_classes: Modalities by an embedding added to the timestep's; None for none.
+        num_heads: Heads of each attention, where ``num_head_channels`` is -1.
+        num_head_channels: Channels of a head.
+        num_heads_upsample: As ``num_heads`` on the way up, of which it must not differ.
+        use_scale_shift_norm: Embeddings scale and shift.
+        use_new_attention_order: Rows of queries, keys and values are not grouped by head.
+        use_spatial_transformer: Modalities by transformer blocks that see their one-hot
+            (ALDM's older code).
+        transformer_depth: Must be 1.
+        context_dim: Number of modalities where there are transformers.
+        conv_resample: Must be True.
+        resblock_updown: Must be False.
+        n_embed: Must be None.
+        image_size: Not used.
+        dropout: Kept for further training.
+        use_checkpoint: Kept for further training.
+        use_fp16: Not used; the weights are loaded as float32.
+        legacy: Not used.
+        noisy_first: The order of concatenation is (x_t, concat), as in ALDM's present code; else
+            (concat, x_t), as in the code before.
 
     Raises:
-        ValueError: There is no such key or more than one, or a key outside the part is not known.
+        ValueError: A key is unmapped or missing, a shape differs, or an argument has no
+            counterpart here.
     """
-    found = [key for key in state_dict if f".{key}".endswith(f".{anchor}")]
-    if len(found) != 1:
-        first = shorten(state_dict, 3) or "none"
-        raise ValueError(f"expected one key ending in {anchor}, found {len(found)}; the keys are {first}")
-    prefix = found[0].removesuffix(anchor)
-    starts = tuple(prefix + name for name in own)
-    beside = [key for key in state_dict if not key.startswith(starts)]
-    unknown = [key for key in beside if not is_known(key)]
-    if unknown:
-        raise ValueError(f"unmapped keys: {shorten(unknown)}")
-    if beside:
-        groups = ", ".join(sorted({key.split(".")[0] for key in beside}))
-        logger.info("left out %d keys of other parts: %s", len(beside), groups)
-    return {key.removeprefix(prefix): value for key, value in state_dict.items() if key.startswith(starts)}
+    refused = {
+        "conv_resample": not conv_resample,
+        "resblock_updown": resblock_updown,
+        "n_embed": n_embed is not None,
+        "transformer_depth": use_spatial_transformer and transformer_depth != 1,
+        "channel_mult (its first must be 1)": channel_mult[0] != 1,
+        "num_heads and num_head_channels (one is needed)": num_heads == num_head_channels == -1,
+        "num_heads_upsample": num_heads_upsample not in (-1, num_heads),
+        "num_classes with use_spatial_transformer": use_spatial_transformer
+        and num_classes is not None,
+        "context_dim": use_spatial_transformer != (context_dim is not None),
+    }
+    if any(refused.values()):
+        names = ", ".join(name for name, refuse in refused.items() if refuse)
+        raise ValueError(f"no counterpart here for these values: {names}")
+    tokens = context_dim[0] if isinstance(context_dim, Sequence) else context_dim
+    channels = [model_channels * multiplier for multiplier in channel_mult]
+    denoiser = Denoiser(
+        dims,
+        out_channels,
+        in_channels - out_channels,
+        num_modalities=(tokens if use_spatial_transformer else num_classes) or 0,
+        channels=channels,
+        num_res_blocks=num_res_blocks,
+        attention_levels=[2**level in attention_resolutions for level in range(len(channels))],
+        num_head_channels=[
+            width // num_heads if num_head_channels == -1 else num_head_channels
+            for width in channels
+        ],
+        modality_conditioning="spatial_transformer" if use_spatial_transformer else "embedding",
+        noisy_first=noisy_first,
+        dropout=dropout,
+        use_scale_shift_norm=use_scale_shift_norm,
+        use_checkpoint=use_checkpoint,
+    )
+    weights = part_of(state_dict, "input_blocks.0.0.weight")
+    sources = denoiser_sources(denoiser, heads_first=not use_new_attention_order)
+    return load_from_sources(denoiser, weights, sources)
 
 
-def is_known(key: str) -> bool:
-    """Whether a key belongs to some part of the reference's checkpoints."""
-    name = key.removeprefix("first_stage_model.")
-    return name in SCHEDULE_TABLES or name.startswith((*AUTOENCODER_PARTS, *OTHER_PARTS))
+def ema_weights(state_dict: Weights) -> dict[str, Tensor]:
+    """A LatentDiffusion checkpoint with its shadow weights in place of the last step's.
+
+    The shadow of ``model.NAME`` is stored as ``model_ema.NAME`` without the dots of NAME.
+
+    Raises:
+        ValueError: There are no shadow weights, or one belongs to no weight.
+    """
+    shadows = {key for key in state_dict if key.startswith("model_ema.")}
+    if not shadows:
+        raise ValueError("the checkpoint has no shadow weights (model_ema.)")
+    replaced = {key: value for key, value in state_dict.items() if key not in shadows}
+    for key in replaced:
+        shadow = "model_ema." + key.removeprefix("model.").replace(".", "")
+        if key.startswith("model.") and shadow in shadows:
+            replaced[key] = state_dict[shadow]
+            shadows.discard(shadow)
+    left = shadows - {"model_ema.decay", "model_ema.num_updates"}
+    if left:
+        raise ValueError(f"unmapped keys: {shorten(sorted(left))}")
+    return replaced

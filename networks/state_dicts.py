@@ -1,4 +1,4 @@
-"""Load weights saved under other names: every key on both sides is met, or a ValueError names it."""
+"""Load weights saved under other names: every key is met on both sides, or an error names it."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple, TypeVar
@@ -10,7 +10,7 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 class Source(NamedTuple):
-    """Where one of our tensors comes from: names in the checkpoint, and how they become one (None: as is)."""
+    """Where one of our tensors comes from: names in the checkpoint, and how they become one."""
 
     names: tuple[str, ...]
     combine: Callable[[list[Tensor]], Tensor] | None = None
@@ -58,12 +58,13 @@ def load_from_sources(module: Module, weights: Weights, sources: Mapping[str, So
         try:
             ready[ours] = source.combine(tensors) if source.combine else tensors[0]
         except RuntimeError:  # tensors to be joined that do not fit each other
-            wrong.append(f"{', '.join(source.names)}: {[tuple(tensor.shape) for tensor in tensors]}")
+            wrong.append(
+                f"{', '.join(source.names)}: {[tuple(tensor.shape) for tensor in tensors]}"
+            )
             continue
         if ready[ours].shape != wanted[ours].shape:
-            wrong.append(
-                f"{source.names[0]}: {tuple(ready[ours].shape)} instead of {tuple(wanted[ours].shape)}"
-            )
+            shapes = tuple(ready[ours].shape), tuple(wanted[ours].shape)
+            wrong.append(f"{source.names[0]}: {shapes[0]} instead of {shapes[1]}")
     if wrong:
         raise ValueError(f"shapes differ from the constructor arguments: {shorten(wrong)}")
     module.load_state_dict(ready)
