@@ -1,7 +1,6 @@
 """The denoiser: a latent U-Net that sees time, target modality and concatenated latents (ALDM)."""
 
 from collections.abc import Sequence
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -159,25 +158,36 @@ class Denoiser(nn.Module):
         embedding_channels = 4 * channels[0]
         bands = 2 ** (spatial_dims * stem_levels)
 
-        attention_to = {"head_channels": num_head_channels, "norm_groups": norm_groups}
-        self_attention = partial(SelfAttention, **attention_to)
-        cross_attention = partial(CrossAttention, **attention_to)
+        heads = (
+            [num_head_channels] * len(channels)
+            if isinstance(num_head_channels, int)
+            else num_head_channels
+        )
 
-        def layer(width_in: int, width_out: int, attention: bool) -> UNetLayer:
-            return UNetLayer(
-                TimeResBlock(
-                    spatial_dims,
-                    width_in,
-                    width_out,
-                    embedding_channels,
-                    scale_shift=use_scale_shift_norm,
-                    norm_groups=norm_groups,
-                    dropout=dropout,
-                ),
-                self_attention(width_out) if attention else None,
-                cross_attention(width_out, num_modalities) if attention and self.cross else None,
-                use_checkpoint,
+        def layer(width_in: int, level: int, attention: bool) -> UNetLayer:
+            width, head_channels = channels[level], heads[level]
+            itself: SelfAttention | None = None
+            token: CrossAttention | SpatialTransformer | None = None
+            if attention and conditioning != "spatial_transformer":
+                itself = SelfAttention(width, head_channels=head_channels, norm_groups=norm_groups)
+            if attention and conditioning == "cross_attention":
+                token = CrossAttention(
+                    width, num_modalities, head_channels=head_channels, norm_groups=norm_groups
+                )
+            if attention and conditioning == "spatial_transformer":
+                token = SpatialTransformer(
+                    spatial_dims, width, num_modalities, head_channels=head_channels
+                )
+            res = TimeResBlock(
+                spatial_dims,
+                width_in,
+                width,
+                embedding_channels,
+                scale_shift=use_scale_shift_norm,
+                norm_groups=norm_groups,
+                dropout=dropout,
             )
+            return UNetLayer(res, itself, token, use_checkpoint)
 
         self.time_mlp = nn.Sequential(
             nn.Linear(self.time_channels, embedding_channels),
