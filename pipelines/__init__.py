@@ -7,7 +7,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .bundle import BundleParts, default_bundle, network_from_files, read_bundle
+    from .bundle import (
+        NetworkParts,
+        default_bundle,
+        network_from_files,
+        parts_from_files,
+        read_bundle,
+    )
     from .bundle_inference import FolderDataset, SaveTranslations, TranslationInferer
     from .checkpoint import load_weights, read_weights, save_weights
     from .device import autocast_dtype, choose_device, inference_context
@@ -16,7 +22,7 @@ if TYPE_CHECKING:
     from .translator import Translation, Translator
 
 _HOME = {
-    "BundleParts": "bundle",
+    "NetworkParts": "bundle",
     "FolderDataset": "bundle_inference",
     "SaveTranslations": "bundle_inference",
     "Translation": "translator",
@@ -29,6 +35,7 @@ _HOME = {
     "inference_context": "device",
     "load_weights": "checkpoint",
     "network_from_files": "bundle",
+    "parts_from_files": "bundle",
     "read_bundle": "bundle",
     "read_weights": "checkpoint",
     "sample": "sampler",
@@ -36,7 +43,7 @@ _HOME = {
 }
 
 __all__ = [
-    "BundleParts",
+    "NetworkParts",
     "FolderDataset",
     "SaveTranslations",
     "Translation",
@@ -49,6 +56,7 @@ __all__ = [
     "inference_context",
     "load_weights",
     "network_from_files",
+    "parts_from_files",
     "read_bundle",
     "read_weights",
     "sample",

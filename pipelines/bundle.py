@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from monai.bundle import ConfigParser
 
-from voxlate.data_prep.errors import WeightsError
+from voxlate.data_prep import Preprocessing, WeightsError
 from voxlate.networks import TranslationNetwork
 
 from .checkpoint import load_weights
@@ -18,16 +18,21 @@ NETWORK_FILE = Path("configs", "network.yaml")
 WEIGHTS_FILE = Path("models", "model.pt")
 
 
-class BundleParts(NamedTuple):
-    """What translation needs of a bundle. ``sha256`` is that of the weights file."""
+class Origin(NamedTuple):
+    """Which bundle, and the SHA-256 of its weights file."""
 
-    name: str
+    bundle: str
     version: str
+    sha256: str
+
+
+class NetworkParts(NamedTuple):
+    """What network files describe; ``steps`` are those of sampling."""
+
     network: TranslationNetwork
-    preprocessing: Any
+    preprocessing: Preprocessing
     scheduler: Any
     steps: int
-    sha256: str
 
 
 def default_bundle() -> Path:
@@ -43,10 +48,25 @@ def network_from_files(files: Sequence[str | os.PathLike[str]]) -> TranslationNe
     return _parser(files).get_parsed_content("network_def")
 
 
-def read_bundle(path: str | os.PathLike[str] | None = None) -> BundleParts:
-    """Read a bundle: ``configs/network.yaml``, ``configs/metadata.json`` and ``models/model.pt``.
+def parts_from_files(files: Sequence[str | os.PathLike[str]]) -> NetworkParts:
+    """Build network, preprocessing and scheduler from files; later ones override earlier ones.
 
-    The network file has the keys ``network_def``, ``preprocessing_def``, ``scheduler_def`` and ``steps``.
+    They have the keys ``network_def``, ``preprocessing_def``, ``scheduler_def`` and ``steps``.
+    Weights are not loaded.
+
+    Raises:
+        WeightsError: A key is missing.
+    """
+    parser = _parser(files)
+    keys = ("network_def", "preprocessing_def", "scheduler_def", "steps")
+    for key in keys:
+        if key not in parser:
+            raise WeightsError(f"{key} is missing", "add it", code="E_BUNDLE", file=files[-1])
+    return NetworkParts(*(parser.get_parsed_content(key) for key in keys))
+
+
+def read_bundle(path: str | os.PathLike[str] | None = None) -> tuple[NetworkParts, Origin]:
+    """Read ``configs/network.yaml``, ``configs/metadata.json`` and ``models/model.pt``.
 
     Args:
         path: Bundle folder; by default the one that comes with voxlate.
@@ -62,23 +82,9 @@ def read_bundle(path: str | os.PathLike[str] | None = None) -> BundleParts:
             code="E_BUNDLE",
             file=root,
         )
-    parser = _parser([root / NETWORK_FILE])
-    for key in ("network_def", "preprocessing_def", "scheduler_def", "steps"):
-        if key not in parser:
-            raise WeightsError(
-                f"{key} is missing", "complete it", code="E_BUNDLE", file=root / NETWORK_FILE
-            )
-    network: TranslationNetwork = parser.get_parsed_content("network_def")
-    digest = load_weights(network, root / WEIGHTS_FILE)
-    return BundleParts(
-        name=root.resolve().name,
-        version=_version(root),
-        network=network.eval(),
-        preprocessing=parser.get_parsed_content("preprocessing_def"),
-        scheduler=parser.get_parsed_content("scheduler_def"),
-        steps=int(parser.get_parsed_content("steps")),
-        sha256=digest,
-    )
+    parts = parts_from_files([root / NETWORK_FILE])
+    digest = load_weights(parts.network, root / WEIGHTS_FILE)
+    return parts, Origin(root.resolve().name, _version(root), digest)
 
 
 def _parser(files: Sequence[str | os.PathLike[str]]) -> ConfigParser:

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from voxlate.data_prep.errors import WeightsError
+from voxlate.data_prep import WeightsError
 
 SAFETENSORS = ".safetensors"
 NOT_WEIGHTS = {
@@ -31,7 +31,7 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
 
 
 def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """Read a flat state dict onto the CPU: safetensors by suffix, else torch with ``weights_only=True``.
+    """Read a flat state dict onto the CPU: safetensors by suffix, else torch's tensors alone.
 
     Raises:
         WeightsError: The file is missing, damaged, or holds something else.
@@ -93,7 +93,7 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str]) -> str:
 
 
 def save_weights(state: Mapping[str, Tensor], path: str | os.PathLike[str]) -> None:
-    """Write a flat state dict so that a crash leaves the old file or the new one, never half of one."""
+    """Write a flat state dict; a crash leaves the old file or the new one, never half of one."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from voxlate.data_prep.errors import DeviceError
+from voxlate.data_prep import DeviceError
 
 logger = logging.getLogger(__name__)
 
@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 def choose_device(name: str = "auto") -> torch.device:
     """Turn a name into a device that exists.
 
-    ``auto`` takes the current CUDA device, else the CPU, and logs that it did. What is named must exist.
+    ``auto`` takes the current CUDA device, else the CPU, and says so. What is named must exist.
 
     Args:
         name: ``auto``, ``cpu``, ``cuda`` or ``cuda:<index>``.

@@ -1,7 +1,8 @@
-"""One volume to every wanted contrast: one encode, then the targets are a batch."""
+"""One volume to every wanted contrast: one encode, then the targets are one batch."""
 
 import logging
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch.nn import functional as F
 from voxlate.networks import TranslationNetwork
 
 from .sampler import sample
-from .seeds import case_noise
+from .seeds import case_generator, draw_noise
 
 logger = logging.getLogger(__name__)
 
@@ -21,36 +22,27 @@ BACKGROUND = -1.0
 
 
 class OneToMany:
-    """Encode the source once, ask the prior for every target, denoise them as one batch, decode each.
+    """Encode the source once, ask the prior for every target, denoise them together, decode each.
 
-    The volume is padded with background to the autoencoder's multiple and cropped back: no voxel is dropped.
-    Decoding goes one target at a time, since that is where memory peaks. A GPU without memory for all targets at
-    once denoises fewer at a time; the noise belongs to (seed, case, target), so that changes nothing else.
+    The volume is padded with background to the autoencoder's multiple and cropped back: no voxel is
+    dropped. Decoding goes one target at a time, since that is where memory peaks. A GPU without memory
+    for all targets at once denoises fewer at a time; the noise belongs to (seed, case, target), so
+    nothing else changes.
 
     Args:
         network: Autoencoder, prior and denoiser with their weights, in eval mode.
         scheduler: Walks the denoiser's timesteps; its schedule is the network's.
         steps: Denoising steps; 0 decodes the prior's own answer.
-        targets_at_once: Most targets denoised together; all of them by default.
 
     Raises:
-        ValueError: ``steps`` is negative or ``targets_at_once`` is not positive.
+        ValueError: ``steps`` is negative, or the scheduler is not for the network's noise schedule.
     """
 
-    def __init__(
-        self,
-        network: TranslationNetwork,
-        scheduler: Any,
-        *,
-        steps: int,
-        targets_at_once: int | None = None,
-    ) -> None:
+    def __init__(self, network: TranslationNetwork, scheduler: Any, *, steps: int) -> None:
         if steps < 0:
             raise ValueError(f"steps must be 0 or more, got {steps}")
-        if targets_at_once is not None and targets_at_once < 1:
-            raise ValueError(f"targets_at_once must be 1 or more, got {targets_at_once}")
-        self.network, self.scheduler = network, scheduler
-        self.steps, self.targets_at_once = steps, targets_at_once
+        _refuse_other_schedule(scheduler, network.facts()["schedule"])
+        self.network, self.scheduler, self.steps = network, scheduler, steps
 
     def __call__(
         self,
@@ -76,15 +68,27 @@ class OneToMany:
             Intensity in [-1, 1], targets in the order asked for.
 
         Raises:
-            ValueError: A modality the network does not know, a repeated target, or the source as target.
+            ValueError: A modality the network does not know, a repeated target, or the source.
         """
         report = progress or _silent
-        indices = self._indices(source, targets)
+        known = list(self.network.modalities)
+        self._refuse_unknown(source, targets)
         report("encode", 0, 1)
         latent = self.network.encode(pad_to_multiple(volume, self.network.autoencoder.downsampling))
+        slots = latent.new_zeros((1, len(known), *latent.shape[1:]))
+        slots[:, known.index(source)] = latent
         report("encode", 1, 1)
-        noise = case_noise(seed, case_id, targets, latent.shape[1:]) if self.steps else None
-        answers = self._answers(latent, self.network.modalities.index(source), indices, noise, report)
+        at_once = len(targets)
+        while True:
+            try:
+                answers = self._answers(slots, source, targets, seed, case_id, at_once, report)
+                break
+            except torch.cuda.OutOfMemoryError:
+                if at_once == 1:
+                    raise
+            at_once = (at_once + 1) // 2
+            torch.cuda.empty_cache()
+            logger.warning("GPU memory is short: %d target(s) at a time", at_once)
         decoded = []
         for done, answer in enumerate(answers):
             report("decode", done, len(answers))
@@ -92,7 +96,7 @@ class OneToMany:
         report("decode", len(answers), len(answers))
         return torch.cat(decoded)[(..., *(slice(0, length) for length in volume.shape[2:]))]
 
-    def _indices(self, source: str, targets: Sequence[str]) -> list[int]:
+    def _refuse_unknown(self, source: str, targets: Sequence[str]) -> None:
         known = list(self.network.modalities)
         for name in (source, *targets):
             if name not in known:
@@ -102,64 +106,53 @@ class OneToMany:
                 f"targets must be different modalities other than the source {source!r}, "
                 f"got {list(targets)}"
             )
-        return [known.index(name) for name in targets]
 
     def _answers(
         self,
-        latent: Tensor,
-        source: int,
-        targets: list[int],
-        noise: Tensor | None,
+        slots: Tensor,
+        source: str,
+        targets: Sequence[str],
+        seed: int,
+        case_id: str,
+        at_once: int,
         report: Progress,
     ) -> Tensor:
-        """Scaled latents of the targets, (t, c, *size); fewer at a time when the GPU's memory is short."""
-        at_once = min(self.targets_at_once or len(targets), len(targets))
-        while True:
-            try:
-                parts = [
-                    self._answer(
-                        latent,
-                        source,
-                        targets[first : first + at_once],
-                        None if noise is None else noise[first : first + at_once],
-                        _within(report, first, at_once, len(targets)),
-                    )
-                    for first in range(0, len(targets), at_once)
-                ]
-                return torch.cat(parts)
-            except torch.cuda.OutOfMemoryError:
-                if at_once == 1:
-                    raise
-                at_once = (at_once + 1) // 2
-                torch.cuda.empty_cache()
-                logger.warning("GPU memory is short: denoising %d target(s) at a time", at_once)
+        """Scaled latents of the targets, (t, c, *size), ``at_once`` targets a batch."""
+        groups = [targets[first : first + at_once] for first in range(0, len(targets), at_once)]
+        answers = []
+        for index, group in enumerate(groups):
+            generators = [case_generator(seed, case_id, target) for target in group]
+
+            def step_done(done: int, total: int, before: int = index) -> None:
+                report("denoise", before * total + done, len(groups) * total)
+
+            answers.append(self._answer(slots, source, group, generators, step_done))
+        return torch.cat(answers)
 
     def _answer(
         self,
-        latent: Tensor,
-        source: int,
-        targets: list[int],
-        noise: Tensor | None,
-        report: Callable[[int, int], None],
+        slots: Tensor,
+        source: str,
+        targets: Sequence[str],
+        generators: Sequence[torch.Generator],
+        step_done: Callable[[int, int], None],
     ) -> Tensor:
-        count = len(self.network.modalities)
-        slots = latent.new_zeros((1, count, *latent.shape[1:]))
-        slots[:, source] = latent
-        slots = slots.expand(len(targets), *slots.shape[1:])
-        available = torch.zeros(len(targets), count, dtype=torch.bool, device=latent.device)
-        available[:, source] = True
-        target = torch.tensor(targets, device=latent.device)
-        concat, start = self.network.prior(slots, available, target)
-        if noise is None:
+        known = list(self.network.modalities)
+        latents = slots.expand(len(targets), *slots.shape[1:])
+        available = torch.tensor([[name == source for name in known]] * len(targets))
+        target = torch.tensor([known.index(name) for name in targets], device=slots.device)
+        concat, start = self.network.prior(latents, available.to(slots.device), target)
+        if self.steps == 0:
             return start
-        self.scheduler.set_timesteps(self.steps, device=latent.device)
+        self.scheduler.set_timesteps(self.steps, device=slots.device)
         return sample(
             self.network.denoiser,
             self.scheduler,
             concat=concat,
             modality=target,
-            noise=noise.to(latent.device),
-            progress=report,
+            noise=draw_noise(generators, slots.shape[2:]).to(slots.device),
+            generators=generators,
+            progress=step_done,
         )
 
 
@@ -174,13 +167,15 @@ def _silent(stage: str, done: int, total: int) -> None:
     """Report nothing."""
 
 
-def _within(
-    report: Progress, first: int, at_once: int, targets: int
-) -> Callable[[int, int], None]:
-    """Report the steps of one group of targets as part of those of all groups."""
-    groups = -(-targets // at_once)
-
-    def step_done(done: int, total: int) -> None:
-        report("denoise", first // at_once * total + done, groups * total)
-
-    return step_done
+def _refuse_other_schedule(scheduler: Any, schedule: Mapping[str, Any]) -> None:
+    """Weights trained on one noise schedule give noise on another."""
+    found = {
+        "num_train_timesteps": scheduler.num_train_timesteps,
+        "beta_start": float(scheduler.betas[0]),
+        "beta_end": float(scheduler.betas[-1]),
+        "prediction_type": scheduler.prediction_type,
+    }
+    for name, wanted in schedule.items():
+        have = found[name]
+        if have != wanted and not (isinstance(have, float) and math.isclose(have, wanted)):
+            raise ValueError(f"the network's {name} is {wanted}, the scheduler's {have}")

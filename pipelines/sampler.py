@@ -1,6 +1,6 @@
 """The one sampling loop: a denoiser walks a scheduler's timesteps down to a latent."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -16,20 +16,22 @@ def sample(
     modality: Int[Tensor, " b"],
     noise: Float[Tensor, "b c *size"],
     start: Float[Tensor, "b c *size"] | None = None,
+    generators: Sequence[torch.Generator] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Float[Tensor, "b c *size"]:
     """Denoise from the first of ``scheduler.timesteps`` to the last.
 
-    x_T is the noise itself or, with ``start``, the start noised to the first timestep. The state stays float32
-    whatever the denoiser computes in.
+    x_T is the noise itself or, with ``start``, the start noised to the first timestep. The state stays
+    float32 whatever the denoiser computes in.
 
     Args:
         denoiser: Called as ``denoiser(x_t, timesteps, concat=..., modality=...)``.
-        scheduler: Offers ``timesteps``, ``add_noise`` and ``step``; ``set_timesteps`` has been called.
+        scheduler: Offers ``timesteps`` (set already), ``add_noise`` and ``step``.
         concat: Condition beside x_t; no channels means none.
         modality: Target index of each row.
         noise: Standard normal, drawn by the caller.
         start: Scaled latent to start from.
+        generators: One a row, for schedulers that draw fresh noise at each step.
         progress: Called with (steps done, steps in all).
     """
     timesteps = scheduler.timesteps.to(noise.device)
@@ -42,7 +44,7 @@ def sample(
     for done, timestep in enumerate(timesteps, start=1):
         prediction = denoiser(x_t, timestep.expand(batch), concat=condition, modality=modality)
         with torch.autocast(x_t.device.type, enabled=False):
-            x_t, _ = scheduler.step(prediction.float(), timestep, x_t)
+            x_t, _ = scheduler.step(prediction.float(), timestep, x_t, generator=generators)
         if progress is not None:
             progress(done, len(timesteps))
     return x_t

@@ -24,10 +24,15 @@ def case_generator(seed: int, case_id: str, target: str) -> torch.Generator:
     return torch.Generator().manual_seed(number)
 
 
+def draw_noise(
+    generators: Sequence[torch.Generator], size: Sequence[int]
+) -> Float[Tensor, "b *size"]:
+    """Standard normal float32 noise on the CPU: one row of shape ``size`` from each generator."""
+    return torch.stack([torch.randn(*size, generator=generator) for generator in generators])
+
+
 def case_noise(
     seed: int, case_id: str, targets: Sequence[str], size: Sequence[int]
-) -> Float[Tensor, "t c *size"]:
-    """Standard normal float32 noise on the CPU, one row of shape ``size`` for each target."""
-    return torch.stack(
-        [torch.randn(*size, generator=case_generator(seed, case_id, target)) for target in targets]
-    )
+) -> Float[Tensor, "t *size"]:
+    """The noise that a case's targets start from, one row of shape ``size`` each."""
+    return draw_noise([case_generator(seed, case_id, target) for target in targets], size)

@@ -1,4 +1,4 @@
-"""Devices: what is named must exist, auto falls back and says so, autocast really computes in bfloat16."""
+"""What is named must exist, auto falls back and says so, autocast really computes in bfloat16."""
 
 import logging
 from pathlib import Path

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from voxlate.networks.ddpm import DDPMScheduler
 from voxlate.pipelines.sampler import sample
 
 
@@ -17,7 +18,9 @@ class Halving:
     def add_noise(self, *, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         return original_samples + timesteps.view(-1, 1, 1) * noise
 
-    def step(self, prediction: Tensor, timestep: Tensor, x_t: Tensor) -> tuple[Tensor, Tensor]:
+    def step(
+        self, prediction: Tensor, timestep: Tensor, x_t: Tensor, *, generator: Any
+    ) -> tuple[Tensor, Tensor]:
         assert prediction.dtype is torch.float32
         return x_t / 2 + prediction, x_t
 
@@ -74,3 +77,22 @@ def test_state_stays_float32_under_autocast() -> None:
         result, _ = run(noise=torch.full((2, 1, 4), 8.001))
     assert result.dtype is torch.float32
     assert result[0, 0, 0].item() == pytest.approx(3.75 + 0.001 / 8, abs=1e-6)
+
+
+def test_fresh_noise_of_a_row_does_not_depend_on_its_company() -> None:
+    scheduler = DDPMScheduler()
+    scheduler.set_timesteps(4)
+
+    def draw(rows: list[int]) -> Tensor:
+        generators = [torch.Generator().manual_seed(row) for row in rows]
+        return sample(
+            lambda x_t, timesteps, **condition: 0.1 * x_t,
+            scheduler,
+            concat=torch.ones(len(rows), 0, 4),
+            modality=torch.tensor(rows),
+            noise=torch.ones(len(rows), 1, 4),
+            generators=generators,
+        )
+
+    assert torch.equal(draw([0, 1])[1], draw([1])[0])
+    assert not torch.equal(draw([0, 1])[0], draw([0, 1])[1])

@@ -1,0 +1,122 @@
+"""The command line: parses, calls a pipeline, and turns a refusal into one line and an exit code.
+
+Only what ``--help`` needs is imported here; torch is loaded when there is work for it.
+"""
+
+import logging
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, NoReturn
+
+import typer
+
+import voxlate
+
+INTERRUPTED, TERMINATED = 130, 143
+ABOUT = "Translate one brain MR contrast into the others. Research use only, not a medical device."
+
+app = typer.Typer(
+    name="voxlate",
+    help=ABOUT,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def main() -> None:
+    """Entry point of the ``voxlate`` command."""
+    app()
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"voxlate {voxlate.__version__}")
+        raise typer.Exit
+
+
+@app.callback(help=ABOUT)
+def options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Hold the options that need no command; the text shown is ``ABOUT``."""
+
+
+@app.command()
+def translate(
+    scan: Annotated[Path, typer.Argument(metavar="INPUT", help="NIfTI file (.nii or .nii.gz).")],
+    output: Annotated[Path, typer.Option(help="Folder for the results; made if absent.")],
+    source: Annotated[str, typer.Option(help="Contrast of INPUT.")] = "t1",
+    to: Annotated[
+        list[str] | None,
+        typer.Option(help="Wanted contrast; repeat for more. Default: every other one."),
+    ] = None,
+    bundle: Annotated[
+        Path | None, typer.Option(help="Bundle folder. Default: the one that comes with voxlate.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:<index>.")] = "auto",
+    seed: Annotated[int, typer.Option(help="Same seed, same result.")] = 0,
+    steps: Annotated[
+        int | None, typer.Option(min=0, help="Denoising steps. Default: the bundle's.")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace existing results.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
+) -> None:
+    """Translate one scan; write volumes on its own grid, a picture and a JSON record."""
+    with refusals():
+        from .conversion import convert
+
+        files = convert(
+            scan,
+            output,
+            source=source,
+            targets=to or None,
+            bundle=bundle,
+            device=device,
+            seed=seed,
+            steps=steps,
+            overwrite=overwrite,
+            quiet=quiet,
+        )
+    for file in files:
+        typer.echo(file)
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """Turn a ``VoxlateError`` into its line and exit code; clean up when stopped."""
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="voxlate: %(message)s")
+    logging.getLogger("voxlate").setLevel(logging.INFO)
+    previous = signal.signal(signal.SIGTERM, _terminate)
+    from voxlate.data_prep.errors import VoxlateError
+
+    try:
+        yield
+    except VoxlateError as error:
+        typer.echo(f"voxlate: {error}", err=True)
+        raise typer.Exit(error.exit_code) from None
+    except KeyboardInterrupt:
+        typer.echo("voxlate: interrupted, nothing was written", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    """Leave through the cleaning up, as an exception."""
+    raise SystemExit(TERMINATED)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""One scan file in, its translations, picture and record out: what the commands do."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from voxlate.data_prep import read_scan
+
+from .outputs import check_outputs, output_names, write_translation
+from .progress import CaseProgress
+from .translator import Translator, stem
+
+
+def convert(
+    scan_file: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    source: str = "t1",
+    targets: Sequence[str] | None = None,
+    bundle: str | os.PathLike[str] | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    steps: int | None = None,
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> list[Path]:
+    """Translate a file and write the results; what is wrong is found as early as it can be.
+
+    Args:
+        scan_file: NIfTI file.
+        output: Folder; made if absent.
+        source: The scan's modality.
+        targets: Wanted modalities; by default every other one the bundle knows.
+        bundle: Bundle folder; by default the one that comes with voxlate.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:<index>``.
+        seed: Same seed, same translation.
+        steps: Denoising steps; by default the bundle's.
+        overwrite: Replace outputs that are there.
+        quiet: Show no progress.
+
+    Returns:
+        The files written, volumes first, then the picture and the record.
+
+    Raises:
+        VoxlateError: Anything the user can put right.
+    """
+    folder, name = Path(output), stem(Path(scan_file))
+    check_outputs(folder, [], overwrite=overwrite)
+    with CaseProgress(name, quiet=quiet) as progress:
+        progress("read", 0, 1)
+        scan = read_scan(scan_file)
+        progress("load the networks", 0, 1)
+        translator = Translator.from_bundle(bundle, device=device)
+        source, wanted = translator.resolve(source, targets)
+        check_outputs(folder, output_names(name, wanted), overwrite=overwrite)
+        translation = translator(
+            scan, source, wanted, seed=seed, steps=steps, case_id=name, progress=progress
+        )
+        progress("write", 0, 1)
+        return write_translation(translation, folder, name, overwrite=overwrite)

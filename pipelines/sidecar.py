@@ -1,0 +1,77 @@
+"""The JSON record beside the files: what made them, from what, and what they are not for."""
+
+import platform
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import voxlate
+
+from .translator import Translation
+
+STATEMENT = (
+    "Synthetic images for research. Not a medical device: lesions can be lost or invented; never "
+    "use them for diagnosis, treatment or any decision about a patient."
+)
+INTENSITY_SCALE = (
+    "float32: 0 and 1 are the 0.5th and 99.5th percentile of the target contrast's foreground, "
+    "clipped; background 0"
+)
+
+
+def describe(translation: Translation, outputs: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
+    """Everything needed to repeat a translation and to recognise its files.
+
+    The input is named by its file name and checksum alone; its header's text is not read.
+
+    Args:
+        translation: What was made.
+        outputs: File name and SHA-256 by target.
+    """
+    origin = translation.origin
+    return {
+        "Synthetic": True,
+        "Statement": STATEMENT,
+        "Input": {
+            "File": translation.scan.path.name,
+            "SHA256": translation.scan.sha256,
+            "Modality": translation.source,
+            "Shape": list(translation.scan.shape),
+            "SpacingMM": [round(size, 4) for size in translation.scan.spacing],
+            "SkullStripped": translation.skull_stripped,
+        },
+        "Outputs": {
+            target: {"File": name, "SHA256": digest} for target, (name, digest) in outputs.items()
+        },
+        "IntensityScale": INTENSITY_SCALE,
+        "BackgroundSetToZero": translation.skull_stripped,
+        "Options": {
+            "Targets": list(translation.volumes),
+            "CaseID": translation.case_id,
+            "Seed": translation.seed,
+            "Steps": translation.steps,
+        },
+        "Bundle": None
+        if origin is None
+        else {
+            "Name": origin.bundle,
+            "Version": origin.version,
+            "WeightsSHA256": origin.sha256,
+        },
+        "Device": str(translation.device),
+        "DataType": str(translation.dtype).removeprefix("torch."),
+        "Software": {
+            "voxlate": voxlate.__version__,
+            "python": platform.python_version(),
+            **{name: _version(name) for name in ("torch", "monai", "numpy", "nibabel")},
+        },
+        "Seconds": translation.seconds,
+        "Warnings": list(translation.warnings),
+    }
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "unknown"
