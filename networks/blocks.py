@@ -28,10 +28,18 @@ def conv(
     return kind(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, bias=bias)
 
 
-def group_norm(channels: int, groups: int) -> nn.GroupNorm:
+class GroupNorm(nn.GroupNorm):
+    """Group norm that also takes a single value in a group, which torch's refuses: it is zero."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, c, *size) to the same shape; statistics in float32 whatever the input."""
+        return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+
+
+def group_norm(channels: int, groups: int) -> GroupNorm:
     """Group norm with the most groups that divide the channels, at most ``groups``; eps 1e-5."""
     count = next(n for n in range(min(groups, channels), 0, -1) if channels % n == 0)
-    return nn.GroupNorm(count, channels, eps=1e-5)
+    return GroupNorm(count, channels, eps=1e-5)
 
 
 def zero(module: AnyModule) -> AnyModule:

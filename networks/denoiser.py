@@ -109,14 +109,16 @@ class Denoiser(nn.Module):
             it did before.
         stem_levels: Haar levels that split x_t and concat before the first convolution and merge
             the prediction after the last: each halves the size the U-Net works at.
-        norm_groups: Most groups of the group norms.
+        norm_groups: Most groups of the group norms. Keep it well below the channels unless the
+            embeddings scale and shift: with one channel a group, the norm takes out what an added
+            embedding put in, and the network sees neither time nor modality.
         dropout: In the residual blocks.
         use_scale_shift_norm: Embeddings scale and shift after the norm instead of being added
             before it.
         use_checkpoint: Recompute each layer in the backward pass to save memory.
 
     Raises:
-        ValueError: ``channels`` and ``attention_levels`` differ in length, or
+        ValueError: ``channels`` and another list of levels differ in length, or
             ``modality_conditioning`` is unknown, or (call, outside TorchScript) an argument does
             not fit the denoiser.
     """
@@ -141,9 +143,15 @@ class Denoiser(nn.Module):
         use_checkpoint: bool = False,
     ) -> None:
         super().__init__()
-        if len(channels) != len(attention_levels):
+        heads = (
+            [num_head_channels] * len(channels)
+            if isinstance(num_head_channels, int)
+            else num_head_channels
+        )
+        if not len(channels) == len(attention_levels) == len(heads):
             raise ValueError(
-                f"channels {channels} and attention_levels {attention_levels} differ in length"
+                f"channels {channels}, attention_levels {attention_levels} and num_head_channels "
+                f"{num_head_channels} differ in length"
             )
         if modality_conditioning not in CONDITIONING:
             raise ValueError(
@@ -157,12 +165,6 @@ class Denoiser(nn.Module):
         conditioning = modality_conditioning if num_modalities > 0 else "none"
         embedding_channels = 4 * channels[0]
         bands = 2 ** (spatial_dims * stem_levels)
-
-        heads = (
-            [num_head_channels] * len(channels)
-            if isinstance(num_head_channels, int)
-            else num_head_channels
-        )
 
         def layer(width_in: int, level: int, attention: bool) -> UNetLayer:
             width, head_channels = channels[level], heads[level]

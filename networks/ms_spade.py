@@ -21,7 +21,7 @@ def instance_norm(x: Tensor) -> Tensor:
     As group norm with one channel a group: the same numbers as ``nn.InstanceNorm3d`` without affine
     weights, with float32 statistics under bfloat16 and defined for a single voxel (zero).
     """
-    return F.group_norm(x, x.shape[1], eps=1e-5)
+    return torch.group_norm(x, x.shape[1], eps=1e-5)
 
 
 class SwitchedConv(nn.Module):
