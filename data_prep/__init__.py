@@ -1,5 +1,6 @@
 """Scans on disk to tensors and back: reading, checking, preparing, restoring, writing, finding."""
 
+from .cases import Case, find_cases, load_datalist, save_datalist, split_by_subject
 from .errors import (
     DeviceError,
     NoInputError,
@@ -12,17 +13,20 @@ from .errors import (
 from .geometry import GridPlan
 from .intensity import IntensityMap, foreground
 from .modalities import DEFAULT_MODALITIES, guess_modality, parse_modality
+from .phantom import Phantom, make_phantom, write_phantom_case
 from .preprocess import Prepared, Preprocessing, Record
 from .reading import Scan, read_mask, read_scan, scan_from_array
 from .writing import write_atomically, write_scan
 
 __all__ = [
+    "Case",
     "DEFAULT_MODALITIES",
     "DeviceError",
     "GridPlan",
     "IntensityMap",
     "NoInputError",
     "OutputError",
+    "Phantom",
     "Prepared",
     "Preprocessing",
     "Record",
@@ -31,12 +35,18 @@ __all__ = [
     "UsageError",
     "VoxlateError",
     "WeightsError",
+    "find_cases",
     "foreground",
     "guess_modality",
+    "load_datalist",
+    "make_phantom",
     "parse_modality",
     "read_mask",
     "read_scan",
+    "save_datalist",
     "scan_from_array",
+    "split_by_subject",
     "write_atomically",
+    "write_phantom_case",
     "write_scan",
 ]

@@ -38,7 +38,11 @@ def parse_modality(name: str, allowed: Sequence[str] = DEFAULT_MODALITIES) -> st
     for modality in allowed:
         if _NAMES.get(key, key) == _NAMES.get(modality, modality):
             return modality
-    known = f"modality {name!r} is not one this model has" if key in _NAMES else f"unknown modality {name!r}"
+    known = (
+        f"modality {name!r} is not one this model has"
+        if key in _NAMES
+        else f"unknown modality {name!r}"
+    )
     raise UsageError(known, f"choose from {', '.join(allowed)}", code="E_MODALITY")
 
 

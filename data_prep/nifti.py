@@ -60,9 +60,7 @@ class _File:
         self.warnings.append(f"{code}: {text}")
 
     def truncated(self) -> ScanError:
-        return self.refuse(
-            "E_TRUNCATED", "the file ends too early", "copy or download it again"
-        )
+        return self.refuse("E_TRUNCATED", "the file ends too early", "copy or download it again")
 
 
 def read(path: Path) -> Image:
@@ -120,9 +118,7 @@ class _Stream:
             info = os.stat(path)
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or "not a valid path"
-            raise file.refuse(
-                "E_PATH", f"cannot be opened ({reason})", "check the path"
-            ) from None
+            raise file.refuse("E_PATH", f"cannot be opened ({reason})", "check the path") from None
         if not stat.S_ISREG(info.st_mode):
             what = "a folder" if stat.S_ISDIR(info.st_mode) else "not a regular file"
             raise file.refuse("E_PATH", what, "give a .nii or .nii.gz file")

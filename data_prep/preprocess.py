@@ -124,9 +124,11 @@ class Preprocessing:
         Returns:
             Voxels on the scan's own grid, in the order of its file.
         """
-        values = volume.detach().to("cpu", torch.float32).numpy() if isinstance(
-            volume, Tensor
-        ) else np.asarray(volume, dtype=np.float32)
+        values = (
+            volume.detach().to("cpu", torch.float32).numpy()
+            if isinstance(volume, Tensor)
+            else np.asarray(volume, dtype=np.float32)
+        )
         values = values.reshape(values.shape[-3:])
         if values.shape != record.plan.shape:
             raise ValueError(f"volume must have shape {record.plan.shape}, got {values.shape}")

@@ -159,9 +159,7 @@ def read_mask(path: str | os.PathLike[str], *, like: Scan) -> npt.NDArray[np.boo
     """
     path = Path(path)
     image = nifti.read(path)
-    if image.data.shape != like.data.shape or not np.allclose(
-        image.affine, like.affine, atol=1e-3
-    ):
+    if image.data.shape != like.data.shape or not np.allclose(image.affine, like.affine, atol=1e-3):
         raise ScanError(
             f"its grid {image.data.shape} is not that of {printable(like.path.name)} {like.shape}",
             "resample the mask onto the scan",

@@ -121,7 +121,9 @@ def _header(like: Scan, description: str) -> nib.Nifti1Header:
     return header
 
 
-def _write(stream: BinaryIO | gzip.GzipFile, header: nib.Nifti1Header, values: npt.NDArray[np.float32]) -> None:
+def _write(
+    stream: BinaryIO | gzip.GzipFile, header: nib.Nifti1Header, values: npt.NDArray[np.float32]
+) -> None:
     little = header.as_byteswapped("<")
     stream.write(little.binaryblock + b"\0\0\0\0")
     flat = values.astype("<f4", copy=False).ravel(order="F")
