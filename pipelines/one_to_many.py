@@ -25,9 +25,9 @@ class OneToMany:
     """Encode the source once, ask the prior for every target, denoise them together, decode each.
 
     The volume is padded with background to the autoencoder's multiple and cropped back: no voxel is
-    dropped. Decoding goes one target at a time, since that is where memory peaks. A GPU without memory
-    for all targets at once denoises fewer at a time; the noise belongs to (seed, case, target), so
-    nothing else changes.
+    dropped. Decoding goes one target at a time, since that is where memory peaks. A GPU without
+    memory for all targets at once denoises fewer at a time; the noise belongs to (seed, case,
+    target), so nothing else changes.
 
     Args:
         network: Autoencoder, prior and denoiser with their weights, in eval mode.

@@ -18,8 +18,8 @@ from rich.progress import (
 class CaseProgress:
     """Shows a case's stages on standard error; called with (stage, done, in all).
 
-    On a terminal: case, stage, bar, count and time left. Elsewhere: one line when a stage begins, and
-    for stages of many steps one more at every tenth part.
+    On a terminal: case, stage, bar, count and time left. Elsewhere: one line when a stage begins,
+    and for stages of many steps one more at every tenth part.
 
     Args:
         case: Name shown.

@@ -21,8 +21,8 @@ def sample(
 ) -> Float[Tensor, "b c *size"]:
     """Denoise from the first of ``scheduler.timesteps`` to the last.
 
-    x_T is the noise itself or, with ``start``, the start noised to the first timestep. The state stays
-    float32 whatever the denoiser computes in.
+    x_T is the noise itself or, with ``start``, the start noised to the first timestep. The state
+    stays float32 whatever the denoiser computes in.
 
     Args:
         denoiser: Called as ``denoiser(x_t, timesteps, concat=..., modality=...)``.

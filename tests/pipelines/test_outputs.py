@@ -1,0 +1,74 @@
+"""All files of a case or none: failures and interruptions leave the folder as it was."""
+
+from pathlib import Path
+
+import pytest
+
+from voxlate.data_prep import OutputError
+from voxlate.pipelines.outputs import check_outputs, staged
+
+NAMES = ["a.txt", "b.txt"]
+
+
+def fill(folder: Path, text: str) -> None:
+    for name in NAMES:
+        (folder / name).write_text(text)
+
+
+def test_files_appear_together_when_the_block_ends(tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "out"
+    with staged(target, NAMES, overwrite=False) as staging:
+        fill(staging, "new")
+        assert [path for path in target.iterdir() if path.is_file()] == []
+    assert sorted(path.name for path in target.iterdir()) == NAMES
+
+
+@pytest.mark.parametrize("error", [ValueError("bug"), KeyboardInterrupt(), SystemExit(143)])
+def test_failure_leaves_nothing_behind(error: BaseException, tmp_path: Path) -> None:
+    with (
+        pytest.raises(type(error)),
+        staged(tmp_path / "deep" / "out", NAMES, overwrite=False) as staging,
+    ):
+        fill(staging, "new")
+        raise error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_failure_keeps_what_was_there(tmp_path: Path) -> None:
+    fill(tmp_path, "old")
+    with (
+        pytest.raises(OutputError, match="No space"),
+        staged(tmp_path, NAMES, overwrite=True) as staging,
+    ):
+        (staging / "a.txt").write_text("new")
+        raise OSError(28, "No space left on device")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == dict.fromkeys(
+        NAMES, "old"
+    )
+
+
+def test_existing_output_is_refused_by_name_unless_overwritten(tmp_path: Path) -> None:
+    fill(tmp_path, "old")
+    with pytest.raises(OutputError, match="a.txt: this output is there already"):
+        check_outputs(tmp_path, NAMES, overwrite=False)
+    with staged(tmp_path, NAMES, overwrite=True) as staging:
+        fill(staging, "new")
+    assert (tmp_path / "a.txt").read_text() == "new"
+
+
+def test_output_that_appears_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    with (
+        pytest.raises(OutputError, match="there already"),
+        staged(tmp_path, NAMES, overwrite=False) as staging,
+    ):
+        fill(staging, "mine")
+        fill(tmp_path, "theirs")
+    assert (tmp_path / "b.txt").read_text() == "theirs"
+
+
+def test_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "deeper"):
+        with pytest.raises(OutputError, match="file is a file") as caught:
+            check_outputs(folder, NAMES, overwrite=False)
+        assert caught.value.exit_code == 4

@@ -1,0 +1,45 @@
+"""The record: enough to repeat the run, nothing that names the patient."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import voxlate
+from voxlate.pipelines import Translation, Translator
+from voxlate.pipelines.checkpoint import sha256_of
+from voxlate.pipelines.sidecar import describe
+
+
+@pytest.fixture
+def translation(tiny_bundle: Path, head_file: Path) -> Translation:
+    return Translator.from_bundle(tiny_bundle, device="cpu")(head_file, "t1", ["t2"], seed=5)
+
+
+def test_record_says_what_was_done_with_what(
+    translation: Translation, tiny_bundle: Path, head_file: Path
+) -> None:
+    record = json.loads(json.dumps(describe(translation, {"t2": ("x_t2.nii.gz", "abc")})))
+    assert record["Synthetic"] is True
+    assert "Not a medical device" in record["Statement"]
+    assert record["Input"]["SHA256"] == sha256_of(head_file)
+    assert record["Input"]["SkullStripped"] is True and record["BackgroundSetToZero"] is True
+    assert record["Bundle"]["WeightsSHA256"] == sha256_of(tiny_bundle / "models" / "model.pt")
+    assert record["Options"] == {
+        "Targets": ["t2"],
+        "CaseID": "scans.one_t1",
+        "Seed": 5,
+        "Steps": 2,
+    }
+    assert record["Outputs"] == {"t2": {"File": "x_t2.nii.gz", "SHA256": "abc"}}
+    assert record["Device"] == "cpu" and record["DataType"] in ("float32", "bfloat16")
+    assert record["Software"]["voxlate"] == voxlate.__version__
+    assert "99.5th percentile" in record["IntensityScale"]
+
+
+def test_record_has_neither_header_text_nor_folders(
+    translation: Translation, head_file: Path
+) -> None:
+    text = json.dumps(describe(translation, {}))
+    assert "DOE" not in text
+    assert str(head_file.parent) not in text
