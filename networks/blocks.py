@@ -4,6 +4,7 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
@@ -47,6 +48,21 @@ def zero(module: AnyModule) -> AnyModule:
     for parameter in module.parameters():
         nn.init.zeros_(parameter)
     return module
+
+
+def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
+    """Repeat the last voxel at the end of each axis of (b, c, *size) up to a multiple."""
+    padding: list[int] = []
+    for length in x.shape[2:]:
+        padding = [0, -length % multiple] + padding
+    return F.pad(x, padding, mode="replicate") if max(padding) > 0 else x
+
+
+def crop_like(x: Tensor, like: Tensor) -> Tensor:
+    """Drop what is beyond the size of ``like`` at the end of each axis of (b, c, *size)."""
+    for axis in range(2, x.dim()):
+        x = x.narrow(axis, 0, like.shape[axis])
+    return x
 
 
 def recording() -> bool:

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from .attention import CrossAttention, SelfAttention
-from .blocks import check_modality, conv, group_norm, zero
+from .blocks import check_modality, conv, crop_like, group_norm, pad_to_multiple, zero
 from .haar import haar_merge, haar_split
 from .resnet import Downsample, TimeResBlock, Upsample, timestep_embedding
 from .transformer import SpatialTransformer
@@ -254,15 +254,13 @@ class Denoiser(nn.Module):
         h = x_t
         if concat is not None:
             h = torch.cat([x_t, concat] if self.noisy_first else [concat, x_t], dim=1)
-        h = self.pad(h)
+        h = pad_to_multiple(h, self.multiple)
         for _ in range(self.stem_levels):
             h = haar_split(h, self.spatial_dims)
         h = self.unet(h, embedding, token)
         for _ in range(self.stem_levels):
             h = haar_merge(h, self.spatial_dims)
-        for axis, length in enumerate(x_t.shape[2:]):
-            h = h.narrow(axis + 2, 0, length)
-        return h
+        return crop_like(h, x_t)
 
     def embed(
         self, x_t: Tensor, timesteps: Tensor, modality: Tensor | None
@@ -292,13 +290,6 @@ class Denoiser(nn.Module):
         for level in self.up:
             h = level(h, skips, embedding, token)
         return self.conv_out(F.silu(self.norm_out(h)))
-
-    def pad(self, x: Tensor) -> Tensor:
-        """Repeat the last voxel at the end of each axis up to a multiple of ``multiple``."""
-        padding: list[int] = []
-        for length in x.shape[2:]:
-            padding = [0, -length % self.multiple] + padding
-        return F.pad(x, padding, mode="replicate") if max(padding) > 0 else x
 
     def check(
         self, x_t: Tensor, timesteps: Tensor, concat: Tensor | None, modality: Tensor | None

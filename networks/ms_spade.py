@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .blocks import check_modality, conv, zero
+from .blocks import check_modality, conv, crop_like, pad_to_multiple, zero
+from .haar import haar_merge, haar_split
 
 
 def instance_norm(x: Tensor) -> Tensor:
@@ -145,6 +146,8 @@ class MSSpadeGenerator(nn.Module):
         spatial_dims: 2 or 3.
         residual: Predict the difference from the source instead, through a 1x1 convolution that
             starts at zero: an untrained generator then returns the source.
+        stem_levels: Haar levels that split the latent before the first block and are merged after
+            the last: each halves the size the blocks work at. Any size goes in; see ``Denoiser``.
 
     Raises:
         ValueError: (call, outside TorchScript) a target is out of range.
@@ -159,30 +162,34 @@ class MSSpadeGenerator(nn.Module):
         hidden: int = 64,
         spatial_dims: int = 3,
         residual: bool = False,
+        stem_levels: int = 0,
     ) -> None:
         super().__init__()
         self.num_modalities, self.residual = num_modalities, residual
-        widths = [latent_channels, features, 2 * features, features, latent_channels]
+        self.spatial_dims, self.stem_levels = spatial_dims, stem_levels
+        outer = latent_channels * 2 ** (spatial_dims * stem_levels)
+        widths = [outer, features, 2 * features, features, outer]
         self.blocks = nn.ModuleList(
             MSSpadeResBlock(
                 width_in, width_out, num_modalities, spatial_dims=spatial_dims, hidden=hidden
             )
             for width_in, width_out in zip(widths, widths[1:], strict=False)
         )
-        self.difference = (
-            zero(conv(spatial_dims, latent_channels, latent_channels, 1))
-            if residual
-            else nn.Identity()
-        )
+        self.difference = zero(conv(spatial_dims, outer, outer, 1)) if residual else nn.Identity()
 
     def forward(self, latent: Tensor, target: Tensor) -> Tensor:
         """Latent (b, c, *size) and target (b,) int64 to a latent like the target's."""
         if not torch.jit.is_scripting():
             check_modality(target, self.num_modalities, latent.shape[0])
-        h = latent
+        h = pad_to_multiple(latent, 1 << self.stem_levels)
+        for _ in range(self.stem_levels):
+            h = haar_split(h, self.spatial_dims)
         for block in self.blocks:
             h = block(h, target)
         h = self.difference(h)
+        for _ in range(self.stem_levels):
+            h = haar_merge(h, self.spatial_dims)
+        h = crop_like(h, latent)
         return latent + h if self.residual else h
 
 

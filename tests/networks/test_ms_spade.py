@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from voxlate.networks.haar import haar_merge, haar_split
 from voxlate.networks.ms_spade import MSSpade, MSSpadeGenerator, MSSpadeResBlock, TableBGenerator
 
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}
@@ -78,9 +79,10 @@ def test_each_sample_is_modulated_by_its_own_branch(dims: int) -> None:
     [
         MSSpadeGenerator(2, 4, features=6, hidden=4),
         MSSpadeGenerator(2, 4, features=6, hidden=4, spatial_dims=2),
+        MSSpadeGenerator(2, 4, features=6, hidden=4, stem_levels=1),
         TableBGenerator(2, 4, stem_channels=4, res_channels=(6,), spade_channels=(5, 4), hidden=3),
     ],
-    ids=["repo", "repo 2D", "Table B"],
+    ids=["repo", "repo 2D", "stem", "Table B"],
 )
 def test_mixed_batch_equals_one_by_one_in_any_order(generator: nn.Module) -> None:
     torch.manual_seed(0)
@@ -124,6 +126,21 @@ def test_residual_generator_starts_as_the_identity_and_still_learns() -> None:
     assert generator.difference.weight.grad.abs().min() > 0
 
 
+@pytest.mark.parametrize("residual", [False, True])
+def test_stem_runs_the_blocks_on_sub_bands_of_any_size(residual: bool) -> None:
+    torch.manual_seed(0)
+    options = {"features": 4, "hidden": 4, "residual": residual}
+    stem = MSSpadeGenerator(2, 3, **options, stem_levels=1)
+    if residual:
+        nn.init.normal_(stem.difference.weight)
+    inner = MSSpadeGenerator(16, 3, **options)
+    inner.load_state_dict(stem.state_dict())
+    latent, target = torch.randn(2, 2, 5, 4, 7), torch.tensor([2, 0])
+    padded = torch.nn.functional.pad(latent, (0, 1, 0, 0, 0, 1), mode="replicate")
+    expected = haar_merge(inner(haar_split(padded), target))[:, :, :5, :, :7]
+    torch.testing.assert_close(stem(latent, target), expected, **TOLERANCE)
+
+
 def test_generators_have_the_published_widths() -> None:
     with torch.device("meta"):
         repo, table = MSSpadeGenerator(4, 4), TableBGenerator(3, 4)
@@ -139,10 +156,10 @@ def test_generators_have_the_published_widths() -> None:
     "generator",
     [
         MSSpadeGenerator(2, 3, features=4, hidden=4),
-        MSSpadeGenerator(2, 3, features=4, hidden=4, residual=True),
+        MSSpadeGenerator(2, 3, features=4, hidden=4, residual=True, stem_levels=1),
         TableBGenerator(2, 3, stem_channels=4, res_channels=(6,), spade_channels=(4,), hidden=3),
     ],
-    ids=["repo", "residual", "Table B"],
+    ids=["repo", "residual stem", "Table B"],
 )
 def test_script_trace_and_export_follow_the_target(generator: nn.Module) -> None:
     generator.eval()
