@@ -6,6 +6,7 @@ and logged; anything else that is not mapped, and anything missing, is a ``Value
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -56,24 +57,33 @@ def vqgan_from_aldm(
     """
     check_ddconfig(ddconfig)
     weights = part_of(state_dict, "encoder.conv_in.weight", own=AUTOENCODER_PARTS)
-    multipliers = ddconfig["ch_mult"]
-    sizes = [ddconfig["resolution"] // 2**level for level in range(len(multipliers))]
-    attention = [size in ddconfig.get("attn_resolutions", ()) for size in sizes]
-    vqgan = VQGAN(
-        weights["encoder.conv_in.weight"].dim() - 2,
-        ddconfig["in_channels"],
-        channels=[ddconfig["ch"] * multiplier for multiplier in multipliers],
-        num_res_blocks=ddconfig["num_res_blocks"],
-        latent_channels=embed_dim,
-        z_channels=ddconfig["z_channels"],
-        num_codes=n_embed,
-        legacy_beta=True,
-        attention_levels=attention,
-        norm_groups=ddconfig.get("num_groups", DEFAULT_NUM_GROUPS),
-    )
-    sources = sources_by_layer(vqgan, vqgan_layers(ddconfig["num_res_blocks"], attention))
+    dims = weights["encoder.conv_in.weight"].dim() - 2
+    arguments = vqgan_arguments(dims, ddconfig=ddconfig, n_embed=n_embed, embed_dim=embed_dim)
+    vqgan = VQGAN(**arguments)
+    layers = vqgan_layers(arguments["num_res_blocks"], arguments["attention_levels"])
+    sources = sources_by_layer(vqgan, layers)
     sources["quantizer.codebook"] = Source(("quantize.embedding.weight",))
     return load_from_sources(vqgan, weights, sources)
+
+
+def vqgan_arguments(
+    spatial_dims: int, *, ddconfig: Mapping[str, Any], n_embed: int, embed_dim: int
+) -> dict[str, Any]:
+    """The arguments of ``VQGAN`` that make it the reference's."""
+    multipliers = ddconfig["ch_mult"]
+    sizes = [ddconfig["resolution"] // 2**level for level in range(len(multipliers))]
+    return {
+        "spatial_dims": spatial_dims,
+        "in_channels": ddconfig["in_channels"],
+        "channels": [ddconfig["ch"] * multiplier for multiplier in multipliers],
+        "num_res_blocks": ddconfig["num_res_blocks"],
+        "latent_channels": embed_dim,
+        "z_channels": ddconfig["z_channels"],
+        "num_codes": n_embed,
+        "legacy_beta": True,
+        "attention_levels": [size in ddconfig.get("attn_resolutions", ()) for size in sizes],
+        "norm_groups": ddconfig.get("num_groups", DEFAULT_NUM_GROUPS),
+    }
 
 
 def check_ddconfig(ddconfig: Mapping[str, Any]) -> None:
@@ -125,113 +135,129 @@ def ms_spade_from_aldm(
     return load_from_sources(generator, weights, ms_spade_sources(generator))
 
 
-def denoiser_from_aldm(
-    state_dict: Weights,
-    *,
-    model_channels: int,
-    in_channels: int,
-    out_channels: int,
-    num_res_blocks: int,
-    attention_resolutions: Sequence[int],
-    channel_mult: Sequence[int] = (1, 2, 4, 8),
-    dims: int = 3,
-    num_classes: int | None = None,
-    num_heads: int = -1,
-    num_head_channels: int = -1,
-    num_heads_upsample: int = -1,
-    use_scale_shift_norm: bool = False,
-    use_new_attention_order: bool = False,
-    use_spatial_transformer: bool = False,
-    transformer_depth: int = 1,
-    context_dim: int | Sequence[int] | None = None,
-    conv_resample: bool = True,
-    resblock_updown: bool = False,
-    n_embed: int | None = None,
-    image_size: int | None = None,
-    dropout: float = 0.0,
-    use_checkpoint: bool = False,
-    use_fp16: bool = False,
-    legacy: bool = True,
-    noisy_first: bool = True,
-) -> Denoiser:
-    """The U-Net of a LatentDiffusion checkpoint, with its weights.
+@dataclass(frozen=True, kw_only=True)
+class UNetConfig:
+    """The reference's arguments of its U-Net, under its names and with its defaults.
 
-    The arguments are the reference's, but for ``noisy_first``. ``image_size``, ``use_fp16`` and
-    ``legacy`` have no effect there either, or none on the numbers.
+    ``image_size``, ``use_fp16`` and ``legacy`` change nothing; ``num_heads_upsample`` and, with
+    transformers, ``num_classes`` may not be set; the others without a counterpart have one value
+    that is accepted.
 
-    Args:
-        state_dict: Reference names (``input_blocks.0.0.weight``, ...), also under
-            ``model.diffusion_model.``; not changed. See ``ema_weights`` for the shadow weights,
-            which the reference samples with.
+    Attributes:
         model_channels: Width that ``channel_mult`` multiplies.
         in_channels: Channels of x_t and what is concatenated to it.
         out_channels: Channels of x_t and the prediction.
         num_res_blocks: Residual blocks a level on the way down.
         attention_resolutions: Downsampling factors at which there is attention.
-        channel_mult: Width of each level; the first must be 1, as in the reference.
+        channel_mult: Width of each level; the first must be 1, as the reference needs too.
         dims: 2 or 3.
-        num_classes: Modalities by an embedding added to the timestep's; None for none.
+        num_classes: Modalities, by an embedding added to the timestep's; None for none.
         num_heads: Heads of each attention, where ``num_head_channels`` is -1.
         num_head_channels: Channels of a head.
-        num_heads_upsample: As ``num_heads`` on the way up, of which it must not differ.
         use_scale_shift_norm: Embeddings scale and shift.
         use_new_attention_order: Rows of queries, keys and values are not grouped by head.
-        use_spatial_transformer: Modalities by transformer blocks that see their one-hot
-            (ALDM's older code).
-        transformer_depth: Must be 1.
+        use_spatial_transformer: Modalities by transformer blocks that see their one-hot (ALDM's
+            older code).
         context_dim: Number of modalities where there are transformers.
-        conv_resample: Must be True.
-        resblock_updown: Must be False.
-        n_embed: Must be None.
-        image_size: Not used.
         dropout: Kept for further training.
         use_checkpoint: Kept for further training.
-        use_fp16: Not used; the weights are loaded as float32.
-        legacy: Not used.
+
+    Raises:
+        ValueError: An argument has no counterpart here.
+    """
+
+    model_channels: int
+    in_channels: int
+    out_channels: int
+    num_res_blocks: int
+    attention_resolutions: Sequence[int]
+    channel_mult: Sequence[int] = (1, 2, 4, 8)
+    dims: int = 3
+    num_classes: int | None = None
+    num_heads: int = -1
+    num_head_channels: int = -1
+    num_heads_upsample: int = -1
+    use_scale_shift_norm: bool = False
+    use_new_attention_order: bool = False
+    use_spatial_transformer: bool = False
+    transformer_depth: int = 1
+    context_dim: int | Sequence[int] | None = None
+    conv_resample: bool = True
+    resblock_updown: bool = False
+    n_embed: int | None = None
+    image_size: int | None = None
+    dropout: float = 0.0
+    use_checkpoint: bool = False
+    use_fp16: bool = False
+    legacy: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse what has no counterpart."""
+        transformer = self.use_spatial_transformer
+        refused = {
+            "conv_resample": not self.conv_resample,
+            "resblock_updown": self.resblock_updown,
+            "n_embed": self.n_embed is not None,
+            "transformer_depth": transformer and self.transformer_depth != 1,
+            "channel_mult (its first must be 1)": self.channel_mult[0] != 1,
+            "num_heads and num_head_channels (one is needed)": self.num_heads
+            == self.num_head_channels
+            == -1,
+            "num_heads_upsample": self.num_heads_upsample not in (-1, self.num_heads),
+            "num_classes with transformers": transformer and self.num_classes is not None,
+            "context_dim": transformer != (self.context_dim is not None),
+        }
+        names = [name for name, refuse in refused.items() if refuse]
+        if names:
+            raise ValueError(f"no counterpart here for the values of: {', '.join(names)}")
+
+    def denoiser_arguments(self) -> dict[str, Any]:
+        """The arguments of ``Denoiser`` that make it the reference's, but for ``noisy_first``."""
+        context = self.context_dim
+        tokens = context[0] if isinstance(context, Sequence) else context
+        widths = [self.model_channels * multiplier for multiplier in self.channel_mult]
+        head_channels = self.num_head_channels
+        factors = [2**level for level in range(len(widths))]
+        return {
+            "spatial_dims": self.dims,
+            "latent_channels": self.out_channels,
+            "concat_channels": self.in_channels - self.out_channels,
+            "num_modalities": (tokens if self.use_spatial_transformer else self.num_classes) or 0,
+            "channels": widths,
+            "num_res_blocks": self.num_res_blocks,
+            "attention_levels": [factor in self.attention_resolutions for factor in factors],
+            "num_head_channels": [width // self.num_heads for width in widths]
+            if head_channels == -1
+            else head_channels,
+            "modality_conditioning": "spatial_transformer"
+            if self.use_spatial_transformer
+            else "embedding",
+            "dropout": self.dropout,
+            "use_scale_shift_norm": self.use_scale_shift_norm,
+            "use_checkpoint": self.use_checkpoint,
+        }
+
+
+def denoiser_from_aldm(state_dict: Weights, *, noisy_first: bool = True, **config: Any) -> Denoiser:
+    """The U-Net of a LatentDiffusion checkpoint, with its weights.
+
+    Args:
+        state_dict: Reference names (``input_blocks.0.0.weight``, ...), also under
+            ``model.diffusion_model.``; not changed. See ``ema_weights`` for the shadow weights,
+            which the reference samples with.
         noisy_first: The order of concatenation is (x_t, concat), as in ALDM's present code; else
             (concat, x_t), as in the code before.
+        **config: The reference's constructor arguments, see ``UNetConfig``.
 
     Raises:
         ValueError: A key is unmapped or missing, a shape differs, or an argument has no
             counterpart here.
+        TypeError: An argument is unknown, or missing.
     """
-    refused = {
-        "conv_resample": not conv_resample,
-        "resblock_updown": resblock_updown,
-        "n_embed": n_embed is not None,
-        "transformer_depth": use_spatial_transformer and transformer_depth != 1,
-        "channel_mult (its first must be 1)": channel_mult[0] != 1,
-        "num_heads and num_head_channels (one is needed)": num_heads == num_head_channels == -1,
-        "num_heads_upsample": num_heads_upsample not in (-1, num_heads),
-        "num_classes with use_spatial_transformer": use_spatial_transformer
-        and num_classes is not None,
-        "context_dim": use_spatial_transformer != (context_dim is not None),
-    }
-    if any(refused.values()):
-        names = ", ".join(name for name, refuse in refused.items() if refuse)
-        raise ValueError(f"no counterpart here for these values: {names}")
-    tokens = context_dim[0] if isinstance(context_dim, Sequence) else context_dim
-    channels = [model_channels * multiplier for multiplier in channel_mult]
-    denoiser = Denoiser(
-        dims,
-        out_channels,
-        in_channels - out_channels,
-        num_modalities=(tokens if use_spatial_transformer else num_classes) or 0,
-        channels=channels,
-        num_res_blocks=num_res_blocks,
-        attention_levels=[2**level in attention_resolutions for level in range(len(channels))],
-        num_head_channels=[
-            width // num_heads if num_head_channels == -1 else num_head_channels
-            for width in channels
-        ],
-        modality_conditioning="spatial_transformer" if use_spatial_transformer else "embedding",
-        noisy_first=noisy_first,
-        dropout=dropout,
-        use_scale_shift_norm=use_scale_shift_norm,
-        use_checkpoint=use_checkpoint,
-    )
+    unet = UNetConfig(**config)
     weights = part_of(state_dict, "input_blocks.0.0.weight")
-    sources = denoiser_sources(denoiser, heads_first=not use_new_attention_order)
+    denoiser = Denoiser(**unet.denoiser_arguments(), noisy_first=noisy_first)
+    sources = denoiser_sources(denoiser, heads_first=not unet.use_new_attention_order)
     return load_from_sources(denoiser, weights, sources)
 
 
