@@ -6,6 +6,7 @@ import pickle
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -36,6 +37,18 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     Raises:
         WeightsError: The file is missing, damaged, or holds something else.
     """
+    state = read_checkpoint(path)
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise _damaged(Path(path), "it is no flat state dict", "save network.state_dict()")
+    return state
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> Any:
+    """Read whatever a file of weights holds onto the CPU, without executing anything.
+
+    Raises:
+        WeightsError: The file is missing, damaged, or needs code to be read.
+    """
     path = Path(path)
     if not path.is_file():
         raise WeightsError(
@@ -54,16 +67,13 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     try:
         if path.suffix == SAFETENSORS:
             return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise _damaged(
             path, "it holds more than tensors, or is damaged", "use a state dict of tensors"
         ) from None
     except (OSError, EOFError, RuntimeError, ValueError, SafetensorError, zipfile.BadZipFile):
         raise _damaged(path, "it is damaged or no weights file", "fetch it again") from None
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise _damaged(path, "it is no flat state dict", "save network.state_dict()")
-    return state
 
 
 def load_weights(network: nn.Module, path: str | os.PathLike[str]) -> str:
