@@ -1,0 +1,242 @@
+"""Stage 1: teach the autoencoder to reconstruct, by up to five losses (ALDM section 3.1)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from monai.inferers import Inferer
+from monai.utils.enums import CommonKeys as Keys
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim.optimizer import Optimizer
+
+from voxlate.networks.adversarial import (
+    adaptive_weight,
+    hinge_discriminator_loss,
+    hinge_generator_loss,
+)
+from voxlate.networks.translation import TranslationNetwork
+
+from .train_prior import source_slots
+from .training import StageTrainer, autocast, over_ranks, ranks
+
+RECONSTRUCTION = {"l1": F.l1_loss, "mse": F.mse_loss}
+
+
+class Reconstruction(nn.Module):
+    """What stage 1 differentiates: reconstruction, quantisation and, if wanted, the way there and back.
+
+    Args:
+        network: The whole network.
+    """
+
+    def __init__(self, network: TranslationNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(
+        self, volume: Tensor, continuous: bool, modality: Tensor, other: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Reconstruct a batch.
+
+        Args:
+            volume: (b, 1, *size).
+            continuous: Decode the latent as it is, else quantised.
+            modality: Of the volumes, (b,).
+            other: Modalities of the cycle, (b,); None for no cycle.
+
+        Returns:
+            Reconstruction, loss of the quantiser, indices, and the volumes after the cycle.
+        """
+        autoencoder = self.network.autoencoder
+        encoding = autoencoder.encode(volume)
+        decoded = autoencoder.decode(encoding.continuous if continuous else encoding.quantized)
+        cycled = None
+        if other is not None:
+            cycled = self.translate(self.translate(volume, modality, other), other, modality)
+        return decoded, encoding.loss, encoding.indices, cycled
+
+    def translate(self, volume: Tensor, source: Tensor, target: Tensor) -> Tensor:
+        """Encode, go through the prior, decode."""
+        every = torch.arange(len(self.network.modalities), device=source.device)
+        available = source[:, None] == every
+        slots = source_slots(self.network.encode(volume), available)
+        return self.network.decode(self.network.prior(slots, available, target).start)
+
+
+class AutoencoderTrainer(StageTrainer):
+    """Train ``network.autoencoder`` (with a cycle, the prior too).
+
+    loss = reconstruction + ``quantizer_weight`` * quantisation + ``perceptual_weight`` * perceptual
+    + ``adversarial_weight`` * adaptive * adversarial (from step ``adversarial_start``) + ``cycle_weight`` * cycle.
+
+    The codebook begins as latents of the first batch; every ``revive_every`` steps codes that have fallen out of use
+    move onto latents of the batch.
+
+    Args:
+        network: The whole network.
+        reconstruction: ``l1`` (ALDM) or ``mse``.
+        continuous_share: Share of steps that decode the latent without quantising it; 1 for networks that diffuse
+            the continuous latent alone, 0 for the paper's way.
+        quantizer_weight: Of the quantiser's loss.
+        discriminator: Patch discriminator; None for no adversarial loss.
+        discriminator_optimizer: Of its parameters.
+        adversarial_weight: Before the adaptive factor (0.8 in taming-transformers).
+        adversarial_start: Step from which discriminator and adversarial loss begin.
+        perceptual: Called as ``perceptual(reconstruction, volume)``; None for none.
+        perceptual_weight: Of the perceptual loss.
+        cycle_weight: Of L1 after source - target - source through the prior; 0 for none (it takes three times
+            the memory).
+        revive_every: Steps between revivals; 0 for none after the first.
+        stage: See ``StageTrainer``, as all other arguments.
+
+    Raises:
+        ValueError: A discriminator without an optimizer, or an unknown reconstruction loss.
+    """
+
+    stage = "autoencoder"
+
+    def __init__(
+        self,
+        network: TranslationNetwork,
+        *,
+        reconstruction: str = "l1",
+        continuous_share: float = 0.0,
+        quantizer_weight: float = 1.0,
+        discriminator: nn.Module | None = None,
+        discriminator_optimizer: Optimizer | None = None,
+        adversarial_weight: float = 0.8,
+        adversarial_start: int = 10000,
+        perceptual: nn.Module | None = None,
+        perceptual_weight: float = 1.0,
+        cycle_weight: float = 0.0,
+        revive_every: int = 500,
+        **stage: Any,
+    ) -> None:
+        if (discriminator is None) != (discriminator_optimizer is None):
+            raise ValueError("give both discriminator and discriminator_optimizer, or neither")
+        if reconstruction not in RECONSTRUCTION:
+            raise ValueError(f"reconstruction must be one of {list(RECONSTRUCTION)}, got {reconstruction!r}")
+        learns = [network.autoencoder] + ([network.prior] if cycle_weight > 0 else [])
+        super().__init__(network, nn.ModuleList(learns), **stage)
+        device = self.state.device
+        self.reconstruction_loss = RECONSTRUCTION[reconstruction]
+        self.continuous_share, self.quantizer_weight = continuous_share, quantizer_weight
+        self.discriminator_optimizer = discriminator_optimizer
+        self.adversarial_weight, self.adversarial_start = adversarial_weight, adversarial_start
+        self.perceptual = None if perceptual is None else perceptual.to(device).eval()
+        self.perceptual_weight, self.cycle_weight = perceptual_weight, cycle_weight
+        self.revive_every = revive_every
+        self.quantizer = getattr(network.autoencoder, "quantizer", None)
+        self.reconstruct = over_ranks(Reconstruction(network), device)
+        self.discriminator = None if discriminator is None else discriminator.to(device)
+        self.judge = None if discriminator is None else over_ranks(discriminator, device)
+        self.decoded: Tensor | None = None
+
+    @property
+    def adversarial(self) -> bool:
+        """Whether this step has the adversarial loss."""
+        return self.discriminator is not None and self.state.iteration > self.adversarial_start
+
+    def losses(self, batch: dict[str, Any], generator: torch.Generator) -> dict[str, Tensor]:
+        """The losses of a batch."""
+        volume, modality = batch["image"], batch["modality"]
+        self.tend_codebook(volume, generator)
+        continuous = bool(torch.rand((), generator=generator) < self.continuous_share)
+        other = None
+        if self.cycle_weight > 0:
+            count = len(self.network.modalities)
+            shift = torch.randint(1, count, modality.shape, generator=generator).to(modality.device)
+            other = (modality + shift) % count
+        decoded, quantizer_loss, indices, cycled = self.inferer(
+            volume, self.reconstruct, continuous, modality, other
+        )
+        decoded = decoded.float()
+        if self.quantizer is not None:
+            self.quantizer.record_usage(indices)
+        terms = {"reconstruction": self.reconstruction_loss(decoded, volume), "quantizer": quantizer_loss}
+        image_loss = terms["reconstruction"]
+        if self.perceptual is not None:
+            terms["perceptual"] = self.perceptual(decoded, volume)
+            image_loss = image_loss + self.perceptual_weight * terms["perceptual"]
+        loss = image_loss + self.quantizer_weight * quantizer_loss
+        if cycled is not None:
+            terms["cycle"] = F.l1_loss(cycled.float(), volume)
+            loss = loss + self.cycle_weight * terms["cycle"]
+        if self.adversarial:
+            self.discriminator.requires_grad_(False)
+            terms["adversarial"] = hinge_generator_loss(self.discriminator(decoded)[-1].float())
+            terms["adaptive_weight"] = adaptive_weight(
+                image_loss,
+                terms["adversarial"],
+                self.network.autoencoder.last_layer_weight,
+                disc_weight=self.adversarial_weight,
+            )
+            loss = loss + terms["adaptive_weight"] * terms["adversarial"]
+        self.decoded = decoded.detach()
+        return {Keys.LOSS: loss, **terms}
+
+    @torch.no_grad()
+    def tend_codebook(self, volume: Tensor, generator: torch.Generator) -> None:
+        """Move unused codes onto this batch's latents, at the first step and every ``revive_every`` steps."""
+        step = self.state.iteration - 1
+        due = step == 0 or (self.revive_every > 0 and step % self.revive_every == 0)
+        if self.quantizer is None or not due:
+            return
+        codebook = self.quantizer.codebook
+        before = codebook.detach().clone()
+        latent = self.network.autoencoder.encode_continuous(volume)
+        self.quantizer.revive_dead_codes(latent, generator=generator)
+        if ranks()[1] > 1:
+            dist.broadcast(codebook.data, 0)
+            dist.broadcast(self.quantizer.usage, 0)
+        if self.ema is not None:  # an average between an old place and a new one is neither
+            moved = (codebook != before).any(1)
+            for name, parameter in self.ema.module.named_parameters():
+                if parameter is codebook:
+                    self.ema.average[name][moved] = codebook[moved].float()
+
+    def after_step(self, batch: dict[str, Any], generator: torch.Generator) -> dict[str, Tensor]:
+        """Train the discriminator on the volume and its reconstruction; report how the codebook is used."""
+        terms: dict[str, Tensor] = {}
+        if self.quantizer is not None:
+            terms = {name: torch.tensor(value) for name, value in self.quantizer.usage_report().items()}
+        if not self.adversarial:
+            return terms
+        self.discriminator.requires_grad_(True).train()
+        self.discriminator_optimizer.zero_grad(set_to_none=True)
+        with autocast(self.state.device, self.dtype):
+            # one pass for both, so that ranks average one gradient
+            real, fake = self.judge(torch.cat([batch["image"], self.decoded]))[-1].float().chunk(2)
+            loss = hinge_discriminator_loss(real, fake)
+        self.grad_scaler.scale(loss).backward()
+        self.descend(self.discriminator_optimizer, self.discriminator.parameters())
+        return {**terms, "discriminator": loss, "real": real.mean(), "fake": fake.mean()}
+
+    def extra_state(self) -> dict[str, Any]:
+        """Codebook counts (not part of the weights), discriminator and its optimizer."""
+        state: dict[str, Any] = {}
+        if self.quantizer is not None:
+            state["usage"] = self.quantizer.usage
+        if self.discriminator is not None:
+            state["discriminator"] = self.discriminator.state_dict()
+            state["discriminator_optimizer"] = self.discriminator_optimizer.state_dict()
+        return state
+
+    def load_extra_state(self, state: Mapping[str, Any]) -> None:
+        """Take back ``extra_state``."""
+        if self.quantizer is not None:
+            self.quantizer.usage.copy_(state["usage"])
+        if self.discriminator is not None:
+            self.discriminator.load_state_dict(state["discriminator"])
+            self.discriminator_optimizer.load_state_dict(state["discriminator_optimizer"])
+
+
+class Reconstruct(Inferer):
+    """Encode and decode the kind of latent that the network diffuses: what stage 1 is validated on."""
+
+    def __call__(self, inputs: Mapping[str, Any], network: TranslationNetwork, *args: Any, **kwargs: Any) -> Any:
+        """Rows of a picture, ``target`` and ``prediction``, each (b, 1, *size)."""
+        volume = inputs["image"]
+        return {"target": volume, "prediction": network.decode(network.encode(volume))}

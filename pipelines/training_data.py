@@ -1,0 +1,380 @@
+"""Training data: cases preprocessed once onto disk, and samples that are a function of (seed, number) alone."""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from voxlate.data_prep import NoInputError, Preprocessing, ScanError, read_scan
+from voxlate.data_prep.cases import Case
+
+from .crops import Augmentation, View, random_view, read_view, whole_view
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PreparedCase:
+    """One session's contrasts on one grid, preprocessed: float16 ``.npy`` files that are mapped, never loaded whole.
+
+    Args:
+        case_id: Name of the case.
+        volumes: Modality to file (x, y, z), intensities in [-1, 1].
+        mask: File of the foreground (bool): inside the head in any contrast.
+    """
+
+    case_id: str
+    volumes: Mapping[str, Path]
+    mask: Path
+
+    def volume(self, modality: str) -> np.ndarray:
+        """The volume of a contrast, memory-mapped."""
+        return np.load(self.volumes[modality], mmap_mode="r")
+
+    def foreground(self) -> np.ndarray:
+        """The foreground, memory-mapped."""
+        return np.load(self.mask, mmap_mode="r")
+
+
+def prepare_cases(
+    cases: Sequence[Case],
+    preprocessing: Preprocessing,
+    cache_dir: str | os.PathLike[str],
+) -> list[PreparedCase]:
+    """Preprocess cases into a cache folder, each once: what is there already is used.
+
+    A case is found again by its files (path, size and time of change) and the preprocessing. One that cannot be
+    prepared (its contrasts lie on different grids, a file is damaged) is left out, with a warning.
+
+    Args:
+        cases: Such as ``find_cases`` gives; the scans of a case lie on one grid.
+        preprocessing: Of the model.
+        cache_dir: Where the arrays go; about 10 MB a scan at the default size.
+
+    Raises:
+        NoInputError: Cases were given and none is left.
+    """
+    prepared = []
+    for case in cases:
+        try:
+            prepared.append(prepare_case(case, preprocessing, Path(cache_dir)))
+        except ScanError as error:
+            logger.warning(f"case {case.id} is left out: {error}")
+    if cases and not prepared:
+        raise NoInputError(
+            f"none of {len(cases)} cases can be used", "see the warnings before", code="E_NO_CASES"
+        )
+    return prepared
+
+
+def prepare_case(case: Case, preprocessing: Preprocessing, cache_dir: Path) -> PreparedCase:
+    """Preprocess one case, or find it in the cache; see ``prepare_cases``.
+
+    Raises:
+        ScanError: A scan cannot be used.
+    """
+    facts: list[Any] = ["1", repr(preprocessing)]
+    for modality, file in sorted(case.files.items()):
+        found = Path(file).resolve()
+        stat = found.stat()
+        facts.append([modality, str(found), stat.st_size, stat.st_mtime_ns])
+    folder = cache_dir / hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
+    if not folder.is_dir():
+        read = {modality: read_scan(file) for modality, file in case.files.items()}
+        plan = preprocessing.plan(*read.values())
+        building = cache_dir / f".{folder.name}.{os.getpid()}.tmp"
+        building.mkdir(parents=True)
+        try:
+            mask = np.zeros(plan.shape, dtype=bool)
+            for modality, scan in read.items():
+                volume = preprocessing.apply(scan, plan)
+                mask |= volume.foreground[0].numpy()
+                np.save(building / f"{modality}.npy", volume.volume[0].numpy().astype(np.float16))
+            np.save(building / "foreground.npy", mask)
+            building.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # else another process was first
+                raise
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
+    volumes = {modality: folder / f"{modality}.npy" for modality in case.files}
+    return PreparedCase(case.id, volumes, folder / "foreground.npy")
+
+
+class CropDataset(Dataset):
+    """Random crops of single contrasts, for the autoencoder.
+
+    Sample ``index`` is a function of (seed, index) alone, for any index from 0 on: which case, contrast, place and
+    variation. ``len`` is the number of cases; a ``StepSampler`` goes on for ever.
+
+    Args:
+        data: Prepared cases.
+        modalities: Names in one-hot order.
+        crop_size: Voxels on each axis; None gives the whole foreground (sizes then differ from case to case).
+        multiple: Of every side of a whole foreground, the autoencoder's downsampling.
+        min_foreground: Wanted share of foreground in a crop.
+        target_weights: How often each modality is shown; None shows all alike, however many cases have it.
+        augmentation: How crops vary; None for not at all.
+        seed: Of all draws.
+
+    Raises:
+        NoInputError: No case has a modality that could be shown.
+    """
+
+    def __init__(
+        self,
+        data: Sequence[PreparedCase],
+        modalities: Sequence[str],
+        *,
+        crop_size: Sequence[int] | int | None,
+        multiple: int = 4,
+        min_foreground: float = 0.3,
+        target_weights: Mapping[str, float] | None = None,
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.data, self.modalities = list(data), list(modalities)
+        self.crop_size = (crop_size,) * 3 if isinstance(crop_size, int) else crop_size
+        self.multiple, self.min_foreground = multiple, min_foreground
+        self.augmentation, self.seed = augmentation, seed
+        self.having = {
+            name: [case for case in self.data if self.usable(case, name)] for name in self.modalities
+        }
+        wanted = dict.fromkeys(self.modalities, 1.0) if target_weights is None else target_weights
+        unknown = sorted(set(wanted) - set(self.modalities))
+        if unknown:
+            raise ValueError(f"target_weights names {unknown}, but the modalities are {self.modalities}")
+        weights = np.array([wanted.get(name, 0.0) * bool(self.having[name]) for name in self.modalities])
+        if weights.sum() <= 0:
+            raise NoInputError(
+                f"none of {len(self.data)} cases can be used for training", self.advice, code="E_NO_CASES"
+            )
+        self.probabilities = weights / weights.sum()
+
+    advice = "give cases that have one of the modalities with a positive weight"
+
+    def usable(self, case: PreparedCase, modality: str) -> bool:
+        """Whether the case can show a modality."""
+        return modality in case.volumes
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def draw_target(self, rng: np.random.Generator) -> tuple[PreparedCase, int]:
+        """A modality by its weight, then one of the cases that have it."""
+        target = int(rng.choice(len(self.modalities), p=self.probabilities))
+        cases = self.having[self.modalities[target]]
+        return cases[int(rng.integers(len(cases)))], target
+
+    def draw_view(self, case: PreparedCase, rng: np.random.Generator) -> View:
+        """A place in the case and the way it is turned."""
+        mask = case.foreground()
+        if self.crop_size is None:
+            view = whole_view(mask, self.multiple)
+        else:
+            view = random_view(mask, self.crop_size, self.min_foreground, rng)
+        return view if self.augmentation is None else self.augmentation.turn(view, rng)
+
+    def jitter(self, volume: Tensor, rng: np.random.Generator) -> Tensor:
+        """Vary intensities, if augmented."""
+        return volume if self.augmentation is None else self.augmentation.jitter(volume, rng)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """``image`` (1, x, y, z) in [-1, 1], ``modality`` (its index) and ``case``."""
+        rng = np.random.default_rng([self.seed, index])
+        case, modality = self.draw_target(rng)
+        view = self.draw_view(case, rng)
+        image = read_view([case.volume(self.modalities[modality])], view)
+        return {"image": self.jitter(image, rng), "modality": modality, "case": case.case_id}
+
+
+class PairDataset(CropDataset):
+    """The same crop of two contrasts of a case, source and target, for the prior and the denoiser.
+
+    The target is drawn first (so that a rare contrast is wanted as often as a common one), then a case that has it,
+    then the source among the case's other contrasts; with ``identity_share`` the source is the target itself.
+    Intensity jitter falls on the source alone. The other arguments are ``CropDataset``'s.
+
+    Args:
+        identity_share: Share of samples whose source is the target.
+    """
+
+    advice = "give cases that have at least two contrasts, one of them with a positive weight"
+
+    def __init__(
+        self,
+        data: Sequence[PreparedCase],
+        modalities: Sequence[str],
+        *,
+        identity_share: float = 0.0,
+        **crops: Any,
+    ) -> None:
+        self.identity_share = identity_share
+        super().__init__(data, modalities, **crops)
+
+    def usable(self, case: PreparedCase, modality: str) -> bool:
+        """Whether the case has the modality and something to make it from."""
+        sources = set(case.volumes) & set(self.modalities) - {modality}
+        return modality in case.volumes and bool(sources)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """``source``, ``target`` (1, x, y, z), their indices, ``available`` (m,) bool and ``case``."""
+        rng = np.random.default_rng([self.seed, index])
+        case, target = self.draw_target(rng)
+        others = [
+            other for other, name in enumerate(self.modalities) if name in case.volumes and other != target
+        ]
+        source = target if rng.random() < self.identity_share else int(rng.choice(others))
+        view = self.draw_view(case, rng)
+        names = [self.modalities[source], self.modalities[target]]
+        crops = read_view([case.volume(name) for name in names], view)
+        return pair(
+            self.jitter(crops[:1].clone(), rng), crops[1:], source, target, len(self.modalities), case
+        )
+
+
+def pair(
+    source: Tensor, target: Tensor, source_index: int, target_index: int, count: int, case: PreparedCase
+) -> dict[str, Any]:
+    """A sample of two contrasts as the prior wants it."""
+    return {
+        "source": source,
+        "target": target,
+        "source_index": source_index,
+        "target_index": target_index,
+        "available": torch.arange(count) == source_index,
+        "case": case.case_id,
+    }
+
+
+class ValidationVolumes(Dataset):
+    """Every contrast of every case, whole, in order: ``image``, ``mask`` (1, x, y, z), ``modality``, ``case``.
+
+    Args:
+        data: Prepared cases.
+        modalities: Names in one-hot order.
+        multiple: Of every side, the autoencoder's downsampling.
+    """
+
+    def __init__(self, data: Sequence[PreparedCase], modalities: Sequence[str], *, multiple: int = 4) -> None:
+        self.data, self.modalities, self.multiple = list(data), list(modalities), multiple
+        self.items = [
+            (case, index)
+            for case in self.data
+            for index, name in enumerate(self.modalities)
+            if name in case.volumes
+        ]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """See the class."""
+        case, modality = self.items[index]
+        mask = case.foreground()
+        view = whole_view(mask, self.multiple)
+        image = read_view([case.volume(self.modalities[modality])], view)
+        return {
+            "image": image,
+            "mask": read_mask(mask, view),
+            "modality": modality,
+            "case": case.case_id,
+        }
+
+
+class ValidationPairs(Dataset):
+    """Every (source, target) of every case, whole, in order: a ``PairDataset``'s sample and its ``mask``.
+
+    Args:
+        data: Prepared cases.
+        modalities: Names in one-hot order.
+        multiple: Of every side, the autoencoder's downsampling.
+        sources: Only these sources; all if None.
+    """
+
+    def __init__(
+        self,
+        data: Sequence[PreparedCase],
+        modalities: Sequence[str],
+        *,
+        multiple: int = 4,
+        sources: Sequence[str] | None = None,
+    ) -> None:
+        self.data, self.modalities, self.multiple = list(data), list(modalities), multiple
+        self.items = [
+            (case, source, target)
+            for case in self.data
+            for source, source_name in enumerate(self.modalities)
+            for target, target_name in enumerate(self.modalities)
+            if source != target
+            and source_name in case.volumes
+            and target_name in case.volumes
+            and (sources is None or source_name in sources)
+        ]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """See the class."""
+        case, source, target = self.items[index]
+        mask = case.foreground()
+        view = whole_view(mask, self.multiple)
+        names = [self.modalities[source], self.modalities[target]]
+        crops = read_view([case.volume(name) for name in names], view)
+        sample = pair(crops[:1], crops[1:], source, target, len(self.modalities), case)
+        return {**sample, "mask": read_mask(mask, view)}
+
+
+def read_mask(mask: np.ndarray, view: View) -> Tensor:
+    """The foreground (1, x, y, z) in a view, bool."""
+    return read_view([mask.astype(np.float32) * 2 - 1], view) > 0
+
+
+class StepSampler(Sampler[list[int]]):
+    """Batches of sample numbers, for ever: step s of rank r has the numbers from (s * ranks + r) * batch_size on.
+
+    Args:
+        batch_size: Samples a batch, on each rank.
+        first_step: Where to start; a resumed run sets it.
+    """
+
+    def __init__(self, batch_size: int, *, first_step: int = 0) -> None:
+        self.batch_size, self.first_step = batch_size, first_step
+
+    def __iter__(self) -> Iterator[list[int]]:
+        ranks = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+        rank = dist.get_rank() if ranks > 1 else 0
+        step = self.first_step
+        while True:
+            first = (step * ranks + rank) * self.batch_size
+            yield list(range(first, first + self.batch_size))
+            step += 1
+
+
+def training_loader(dataset: CropDataset, batch_size: int, *, num_workers: int = 0) -> DataLoader:
+    """Endless batches of a training set; a trainer starts it at its own step.
+
+    Raises:
+        ValueError: Batches of whole volumes, whose sizes differ.
+    """
+    if dataset.crop_size is None and batch_size > 1:
+        raise ValueError(f"whole volumes differ in size: batch_size must be 1, got {batch_size}")
+    return DataLoader(
+        dataset,
+        batch_sampler=StepSampler(batch_size),
+        num_workers=num_workers,
+        pin_memory=torch.cuda.is_available(),
+        persistent_workers=num_workers > 0,
+    )
