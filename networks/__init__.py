@@ -1,32 +1,62 @@
 """What is learned and its mathematics: networks, losses, schedulers. Tensors in, tensors out."""
 
+from .adversarial import (
+    adaptive_weight,
+    hinge_discriminator_loss,
+    hinge_generator_loss,
+    modality_discriminator_loss,
+    modality_generator_loss,
+    warm_up_factor,
+)
 from .attention import CrossAttention, SelfAttention
+from .ddim import DDIMScheduler
+from .ddpm import DDPMScheduler
 from .denoiser import Denoiser, aldm_denoiser
+from .discriminator import patch_discriminator
+from .dpm_solver import DPMSolverScheduler
+from .ema import ExponentialMovingAverage
 from .haar import haar_merge, haar_split
 from .ms_spade import MSSpade, MSSpadeGenerator, MSSpadeResBlock, TableBGenerator
+from .noise_scheduler import NoiseScheduler
+from .perceptual import PerceptualLoss
 from .prior import MSSpadePrior, PriorOutput
 from .quantizer import Quantized, VectorQuantizer, nearest_code
+from .schedule import draw_noise
 from .translation import TranslationNetwork
 from .vqgan import VQGAN, Encoding, vqgan
 
 __all__ = [
     "VQGAN",
     "CrossAttention",
+    "DDIMScheduler",
+    "DDPMScheduler",
+    "DPMSolverScheduler",
     "Denoiser",
     "Encoding",
+    "ExponentialMovingAverage",
     "MSSpade",
     "MSSpadeGenerator",
     "MSSpadePrior",
     "MSSpadeResBlock",
+    "NoiseScheduler",
+    "PerceptualLoss",
     "PriorOutput",
     "Quantized",
     "SelfAttention",
     "TableBGenerator",
     "TranslationNetwork",
     "VectorQuantizer",
+    "adaptive_weight",
     "aldm_denoiser",
+    "draw_noise",
     "haar_merge",
     "haar_split",
+    "hinge_discriminator_loss",
+    "hinge_generator_loss",
+    "modality_discriminator_loss",
+    "modality_generator_loss",
     "nearest_code",
+    "patch_discriminator",
     "vqgan",
+    "warm_up_factor",
 ]
