@@ -14,18 +14,26 @@ if TYPE_CHECKING:
         parts_from_files,
         read_bundle,
     )
-    from .bundle_inference import FolderDataset, SaveTranslations, TranslationInferer
+    from .bundle_inference import (
+        PrepareScan,
+        TranslationEvaluator,
+        TranslationInferer,
+        list_scans,
+        one_case,
+    )
     from .checkpoint import load_weights, read_weights, save_weights
     from .device import autocast_dtype, choose_device, inference_context
     from .sampler import sample
+    from .save_translations import SaveTranslations
     from .seeds import case_generator
     from .translator import Translation, Translator
 
 _HOME = {
     "NetworkParts": "bundle",
-    "FolderDataset": "bundle_inference",
-    "SaveTranslations": "bundle_inference",
+    "PrepareScan": "bundle_inference",
+    "SaveTranslations": "save_translations",
     "Translation": "translator",
+    "TranslationEvaluator": "bundle_inference",
     "TranslationInferer": "bundle_inference",
     "Translator": "translator",
     "autocast_dtype": "device",
@@ -33,8 +41,10 @@ _HOME = {
     "choose_device": "device",
     "default_bundle": "bundle",
     "inference_context": "device",
+    "list_scans": "bundle_inference",
     "load_weights": "checkpoint",
     "network_from_files": "bundle",
+    "one_case": "bundle_inference",
     "parts_from_files": "bundle",
     "read_bundle": "bundle",
     "read_weights": "checkpoint",
@@ -44,9 +54,10 @@ _HOME = {
 
 __all__ = [
     "NetworkParts",
-    "FolderDataset",
+    "PrepareScan",
     "SaveTranslations",
     "Translation",
+    "TranslationEvaluator",
     "TranslationInferer",
     "Translator",
     "autocast_dtype",
@@ -54,8 +65,10 @@ __all__ = [
     "choose_device",
     "default_bundle",
     "inference_context",
+    "list_scans",
     "load_weights",
     "network_from_files",
+    "one_case",
     "parts_from_files",
     "read_bundle",
     "read_weights",

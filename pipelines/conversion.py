@@ -6,6 +6,7 @@ from pathlib import Path
 
 from voxlate.data_prep import read_scan
 
+from .one_to_many import resolve_targets
 from .outputs import check_outputs, output_names, write_translation
 from .progress import CaseProgress
 from .translator import Translator, stem
@@ -51,7 +52,7 @@ def convert(
         scan = read_scan(scan_file)
         progress("load the networks", 0, 1)
         translator = Translator.from_bundle(bundle, device=device)
-        source, wanted = translator.resolve(source, targets)
+        source, wanted = resolve_targets(translator.modalities, source, targets)
         check_outputs(folder, output_names(name, wanted), overwrite=overwrite)
         translation = translator(
             scan, source, wanted, seed=seed, steps=steps, case_id=name, progress=progress

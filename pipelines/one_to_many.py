@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from voxlate.data_prep import UsageError, parse_modality
 from voxlate.networks import TranslationNetwork
 
 from .sampler import sample
@@ -58,21 +59,17 @@ class OneToMany:
 
         Args:
             volume: Intensity in [-1, 1], background -1, on the network's device.
-            source: The volume's modality.
-            targets: Wanted modalities, each once, the source not among them.
+            source: The volume's modality, by the network's name.
+            targets: Wanted modalities, likewise; ``resolve_targets`` checks both.
             seed: The user's seed.
             case_id: The case, which with seed and target decides the noise.
             progress: Called with (stage, done, in all).
 
         Returns:
             Intensity in [-1, 1], targets in the order asked for.
-
-        Raises:
-            ValueError: A modality the network does not know, a repeated target, or the source.
         """
         report = progress or _silent
         known = list(self.network.modalities)
-        self._refuse_unknown(source, targets)
         report("encode", 0, 1)
         latent = self.network.encode(pad_to_multiple(volume, self.network.autoencoder.downsampling))
         slots = latent.new_zeros((1, len(known), *latent.shape[1:]))
@@ -95,17 +92,6 @@ class OneToMany:
             decoded.append(self.network.decode(answer[None]).float().clamp(-1, 1))
         report("decode", len(answers), len(answers))
         return torch.cat(decoded)[(..., *(slice(0, length) for length in volume.shape[2:]))]
-
-    def _refuse_unknown(self, source: str, targets: Sequence[str]) -> None:
-        known = list(self.network.modalities)
-        for name in (source, *targets):
-            if name not in known:
-                raise ValueError(f"modality must be one of {known}, got {name!r}")
-        if not targets or len(set(targets)) != len(targets) or source in targets:
-            raise ValueError(
-                f"targets must be different modalities other than the source {source!r}, "
-                f"got {list(targets)}"
-            )
 
     def _answers(
         self,
@@ -154,6 +140,27 @@ class OneToMany:
             generators=generators,
             progress=step_done,
         )
+
+
+def resolve_targets(
+    modalities: Sequence[str], source: str, targets: Sequence[str] | None
+) -> tuple[str, list[str]]:
+    """The network's own names of a source and its targets; None means every other modality.
+
+    Raises:
+        UsageError: A name is unknown, the source is among the targets, or there is no target.
+    """
+    source = parse_modality(source, modalities)
+    if targets is None:
+        return source, [name for name in modalities if name != source]
+    wanted = list(dict.fromkeys(parse_modality(name, modalities) for name in targets))
+    if source in wanted:
+        raise UsageError(
+            f"the scan is {source} already", "leave it out of the targets", code="E_TARGET"
+        )
+    if not wanted:
+        raise UsageError("no target", "name at least one contrast", code="E_TARGET")
+    return source, wanted
 
 
 def pad_to_multiple(volume: Tensor, multiple: int) -> Tensor:

@@ -15,6 +15,7 @@ FOOTER = (
 )
 INCHES = 2.6
 DPI = 110
+MARGIN = 8  # voxels around the head
 
 
 class Plane(NamedTuple):
@@ -63,6 +64,8 @@ def draw_qc(
     }
     turned = {name: to_ras(volume, affine) for name, volume in columns.items()}
     spacing = ras_spacing(affine)
+    around = head_box(next(iter(turned.values())))
+    turned = {name: volume[around] for name, volume in turned.items()}
     first = next(iter(turned.values()))
     centre = head_centre(first)
     extent = [length * size for length, size in zip(first.shape, spacing, strict=True)]
@@ -120,6 +123,17 @@ def ras_spacing(affine: npt.NDArray[np.float64]) -> tuple[float, float, float]:
     order = np.argsort(nib.io_orientation(affine)[:, 0])
     x, y, z = (float(sizes[axis]) for axis in order)
     return x, y, z
+
+
+def head_box(volume: FloatArray) -> tuple[slice, ...]:
+    """What is brighter than a twentieth of the window, and a margin around it."""
+    bright = np.nonzero(volume > 0.05)
+    if not bright[0].size:
+        return tuple(slice(None) for _ in volume.shape)
+    return tuple(
+        slice(max(int(indices.min()) - MARGIN, 0), int(indices.max()) + MARGIN + 1)
+        for indices in bright
+    )
 
 
 def head_centre(volume: FloatArray) -> tuple[int, int, int]:

@@ -16,20 +16,19 @@ from scipy import ndimage
 from torch import Tensor
 
 from voxlate.data_prep import (
-    Prepared,
     Preprocessing,
+    Record,
     Scan,
     ScanError,
     UsageError,
     foreground,
-    parse_modality,
     read_scan,
 )
 from voxlate.networks import TranslationNetwork
 
 from .bundle import Origin, read_bundle
 from .device import autocast_dtype, choose_device, inference_context
-from .one_to_many import OneToMany, Progress
+from .one_to_many import BACKGROUND, OneToMany, Progress, resolve_targets
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -185,7 +184,7 @@ class Translator:
                 number of steps.
             ScanError: The scan cannot be used.
         """
-        source, wanted = self.resolve(source, targets)
+        source, wanted = resolve_targets(self.modalities, source, targets)
         steps = self.steps if steps is None else steps
         if not 0 <= steps <= self.scheduler.num_train_timesteps:
             raise UsageError(
@@ -231,7 +230,7 @@ class Translator:
         with clock("restore"):
             stripped, inside = cleared_background(scan)
             volumes = {
-                target: restore(volume, prepared, self.preprocessing, scan, inside)
+                target: restore(volume, prepared.record, self.preprocessing, scan, inside)
                 for target, volume in zip(wanted, made, strict=True)
             }
         return Translation(
@@ -248,24 +247,6 @@ class Translator:
             seconds=clock.seconds,
             warnings=scan.warnings,
         )
-
-    def resolve(self, source: str, targets: Sequence[str] | None) -> tuple[str, list[str]]:
-        """The network's own names of a source and targets; no targets means every other modality.
-
-        Raises:
-            UsageError: A name is unknown, or the source is among the targets.
-        """
-        source = parse_modality(source, self.modalities)
-        if targets is None:
-            return source, [name for name in self.modalities if name != source]
-        wanted = list(dict.fromkeys(parse_modality(name, self.modalities) for name in targets))
-        if source in wanted:
-            raise UsageError(
-                f"the scan is {source} already", "leave it out of the targets", code="E_TARGET"
-            )
-        if not wanted:
-            raise UsageError("no target", "name at least one contrast", code="E_TARGET")
-        return source, wanted
 
 
 def stem(path: Path) -> str:
@@ -292,7 +273,7 @@ def cleared_background(scan: Scan) -> tuple[bool, npt.NDArray[np.bool_]]:
 
 def restore(
     volume: Float[Tensor, "1 x y z"],
-    prepared: Prepared,
+    record: Record,
     preprocessing: Preprocessing,
     scan: Scan,
     inside: npt.NDArray[np.bool_],
@@ -309,7 +290,7 @@ def restore(
             code="E_OUTPUT_NONFINITE",
             file=scan.path,
         )
-    own = preprocessing.restore(volume, prepared.record, background=-1.0)
+    own = preprocessing.restore(volume, record, background=BACKGROUND)
     return np.where(inside, (own + 1) / 2, 0).clip(0, 1).astype(np.float32)
 
 

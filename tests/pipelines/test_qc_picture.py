@@ -9,6 +9,7 @@ from matplotlib.image import imread
 
 from voxlate.pipelines.qc_picture import (
     draw_qc,
+    head_box,
     head_centre,
     percentile_window,
     ras_spacing,
@@ -66,7 +67,7 @@ def test_a_column_for_the_source_and_each_target() -> None:
 def test_voxels_keep_their_proportions() -> None:
     flat = picture(np.eye(4), marked()).shape[0]
     tall = picture(np.diag([1.0, 1.0, 3.0, 1.0]), marked()).shape[0]
-    assert tall > 1.3 * flat
+    assert tall > 1.3 * flat  # a grid three times as high
 
 
 def test_window_is_that_of_the_translations() -> None:
@@ -89,3 +90,12 @@ def test_cuts_go_through_the_middle_of_the_head() -> None:
     volume = np.zeros((20, 20, 20), np.float32)
     volume[12:17, 2:9, 6:9] = 1
     assert head_centre(volume) == (14, 5, 7)
+
+
+def test_empty_space_around_the_head_is_cut_off() -> None:
+    small = np.zeros((20, 24, 16), np.float32)
+    small[2:18, 2:22, 2:14] = 0.5
+    large = np.pad(small, 40)
+    cut = large[head_box(large)]
+    assert cut.shape == (32, 36, 28)
+    assert cut.sum() == small.sum()

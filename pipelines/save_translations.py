@@ -1,0 +1,138 @@
+"""Results of a folder on disk: the folder's tree kept, nothing overwritten, failures listed."""
+
+import csv
+import io
+import logging
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from ignite.engine import Engine, Events
+
+from voxlate.data_prep import Preprocessing, VoxlateError, write_atomically
+
+from .bundle import Origin
+from .bundle_inference import FAILURE, TranslationInferer
+from .checkpoint import sha256_of
+from .device import autocast_dtype
+from .one_to_many import resolve_targets
+from .outputs import write_translation
+from .translator import Translation, cleared_background, restore, stem
+
+logger = logging.getLogger(__name__)
+
+SOME_FAILED, ALL_FAILED = 8, 9
+FAILED = "failed.csv"
+
+
+class SaveTranslations:
+    """Handler that writes each case as the command line does, below ``output_dir``.
+
+    ``<dataset_dir>/a/scan.nii.gz`` becomes ``<output_dir>/a/scan_<target>.nii.gz``, ``scan_qc.png``
+    and ``scan.json``. A case that failed is logged and listed in ``failed.csv``; the others go on.
+
+    Args:
+        output_dir: Made if absent.
+        inferer: That of the evaluator; says what was asked for.
+        preprocessing: That of the data set; takes volumes back to the scan's grid.
+        weights: File that the network's weights came from, for the record.
+        bundle: Name of the bundle, for the record.
+        version: Its version, likewise.
+        overwrite: Replace results that are there; else such a case fails.
+    """
+
+    def __init__(
+        self,
+        output_dir: str | os.PathLike[str],
+        *,
+        inferer: TranslationInferer,
+        preprocessing: Preprocessing,
+        weights: str | os.PathLike[str] | None = None,
+        bundle: str = "unknown",
+        version: str = "unknown",
+        overwrite: bool = False,
+    ) -> None:
+        self.output_dir, self.overwrite = Path(output_dir), overwrite
+        self.inferer, self.preprocessing = inferer, preprocessing
+        self.origin = None if weights is None else Origin(bundle, version, sha256_of(weights))
+        self.written: list[Path] = []
+        self.failures: list[tuple[str, str, str]] = []
+        self._began = 0.0
+
+    def attach(self, engine: Engine) -> None:
+        """Save after each case, sum up at the end."""
+        engine.add_event_handler(Events.STARTED, self.start)
+        engine.add_event_handler(Events.ITERATION_STARTED, self.begin)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.save)
+        engine.add_event_handler(Events.COMPLETED, self.finish)
+
+    def start(self, engine: Engine) -> None:
+        """Forget an earlier run."""
+        self.written, self.failures = [], []
+
+    def begin(self, engine: Engine) -> None:
+        """Note when a case began."""
+        self._began = time.perf_counter()
+
+    def save(self, engine: Any) -> None:
+        """Write one case, or note why not."""
+        batch, output = engine.state.batch, engine.state.output
+        try:
+            if FAILURE in output:
+                raise output[FAILURE]
+            translation = self._translation(engine, batch, output["pred"][0])
+            files = write_translation(
+                translation,
+                self.output_dir / batch["folder"],
+                stem(translation.scan.path),
+                overwrite=self.overwrite,
+            )
+        except VoxlateError as error:
+            self.failures.append((batch["case_id"], error.code, str(error)))
+            logger.error("%s", error)
+            return
+        self.written += files
+        logger.info("%s: written", batch["case_id"])
+
+    def finish(self, engine: Engine) -> None:
+        """List the failures.
+
+        Raises:
+            SystemExit: With 8 if some cases failed, with 9 if all did.
+        """
+        if not self.failures:
+            return
+        text = io.StringIO()
+        csv.writer(text).writerows([("case", "code", "message"), *self.failures])
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        with write_atomically(self.output_dir / FAILED) as file:
+            file.write(text.getvalue().encode())
+        logger.error("%d case(s) failed, see %s", len(self.failures), self.output_dir / FAILED)
+        raise SystemExit(SOME_FAILED if self.written else ALL_FAILED)
+
+    def _translation(self, engine: Any, batch: dict[str, Any], made: Any) -> Translation:
+        """``made`` is (t, x, y, z) on the network's grid."""
+        scan = batch["scan"]
+        source, targets = resolve_targets(
+            engine.network.modalities, self.inferer.source, self.inferer.targets
+        )
+        stripped, inside = cleared_background(scan)
+        volumes = {
+            target: restore(volume[None], batch["record"], self.preprocessing, scan, inside)
+            for target, volume in zip(targets, made.cpu(), strict=True)
+        }
+        return Translation(
+            scan=scan,
+            source=source,
+            volumes=volumes,
+            case_id=batch["case_id"],
+            seed=self.inferer.seed,
+            steps=self.inferer.steps,
+            device=made.device,
+            dtype=autocast_dtype(made.device),
+            skull_stripped=stripped,
+            origin=self.origin,
+            seconds={"translate": round(time.perf_counter() - self._began, 3)},
+            warnings=scan.warnings,
+        )
