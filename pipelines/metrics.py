@@ -173,22 +173,22 @@ METRIC_SETS = {
         region="brain",
         metrics=("psnr", "ssim", "nmse", "rmse", "mae", "sharpness"),
         clip=False,
-        definition="in the brain mask, on the scale where 0 and 1 are the reference's 0.5 and 99.5 "
+        definition="In the brain mask, on the scale where 0 and 1 are the reference's 0.5 and 99.5 "
         "percentiles in it, nothing clipped; data range 1; SSIM's map from the unmasked pair, "
-        "averaged in the mask",
+        "averaged in the mask.",
     ),
     "clipped": MetricSet(
         region="brain",
         metrics=("psnr", "ssim"),
         clip=True,
-        definition="as default, both volumes clipped to [0, 1]",
+        definition="As `default`, both volumes clipped to [0, 1].",
     ),
     "aldm": MetricSet(
         region="box",
         metrics=("psnr", "nmse", "ssim"),
         clip=True,
-        definition="as ALDM's tables: whole box on [0, 1], background 0 included; data range 1; "
-        "NMSE sum d^2 / sum gt^2; 3D SSIM. Comparable only between boxes cropped alike",
+        definition="As ALDM's tables: whole box on [0, 1], background 0 included; data range 1; "
+        "NMSE sum d^2 / sum gt^2; 3D SSIM. Comparable only between boxes cropped alike.",
     ),
 }
 

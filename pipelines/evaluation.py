@@ -1,0 +1,237 @@
+"""One-to-many evaluation: every source to every other contrast of every case, against the truth."""
+
+import fnmatch
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import typer
+
+import voxlate
+from voxlate.data_prep import OutputError, UsageError, VoxlateError, parse_modality, read_scan
+from voxlate.data_prep.cases import Case, find_cases
+
+from .cli import refusals
+from .evaluation_pairs import BRAIN_MASK, measure_pair
+from .evaluation_report import MARKDOWN_FILE, write_cases, write_summary
+from .evaluation_summary import Row, Statistic, summarize
+from .progress import CaseProgress
+from .translator import Translator
+
+SOME_FAILED, ALL_FAILED = 8, 9
+
+
+class Failure(NamedTuple):
+    """A pair that could not be measured, and why."""
+
+    case: str
+    source: str
+    target: str
+    code: str
+    what: str
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured: values by case, their statistics, and the pairs that failed."""
+
+    rows: list[Row]
+    statistics: list[Statistic]
+    failures: list[Failure]
+
+
+def evaluate(
+    translator: Translator,
+    cases: Sequence[Case],
+    output_dir: Path | str,
+    *,
+    sources: Sequence[str] | None = None,
+    targets: Sequence[str] | None = None,
+    steps: int | None = None,
+    seed: int = 0,
+    quiet: bool = True,
+) -> Evaluation:
+    """Translate every source of every case to all its other contrasts, measure, and write a report.
+
+    ``cases.csv`` is written after every case, ``summary.json`` and ``summary.md`` at the end.
+    Metrics are taken on the scan's own grid. A scan that cannot be used is a failure of its pairs,
+    reported and counted, and does not stop the rest.
+
+    Args:
+        translator: With its network.
+        cases: With two contrasts or more; others have nothing to measure.
+        output_dir: Made if absent; a report in it is replaced.
+        sources: Only from these; by default from all.
+        targets: Only to these; by default to all.
+        steps: Denoising steps; by default the translator's.
+        seed: Of the noise and the bootstrap.
+        quiet: Show no progress.
+
+    Raises:
+        UsageError: A modality is unknown, or no case has such a pair.
+        OutputError: The report cannot be written.
+    """
+    known = translator.modalities
+    wanted_sources = [parse_modality(name, known) for name in sources or known]
+    wanted_targets = [parse_modality(name, known) for name in targets or known]
+    plan = [
+        (case, source, pairs)
+        for case in cases
+        for source in wanted_sources
+        if source in case.files
+        and (pairs := [t for t in wanted_targets if t in case.files and t != source])
+    ]
+    if not plan:
+        raise UsageError(
+            f"none of {len(cases)} case(s) has one of {', '.join(wanted_sources)} and another of "
+            f"{', '.join(wanted_targets)}",
+            "check --cases, --sources and --targets",
+            code="E_NO_PAIR",
+        )
+    folder = _made(Path(output_dir))
+    rows: list[Row] = []
+    failures: list[Failure] = []
+    for number, (case, source, pairs) in enumerate(plan, start=1):
+        try:
+            with CaseProgress(f"{case.id} {source} ({number}/{len(plan)})", quiet=quiet) as report:
+                scan = read_scan(case.files[source])
+                made = translator(
+                    scan, source, pairs, seed=seed, steps=steps, case_id=case.id, progress=report
+                )
+        except VoxlateError as error:
+            failures += [_failure(case, source, target, error) for target in pairs]
+            continue
+        for target in pairs:
+            try:
+                rows += measure_pair(case, made, target)
+            except VoxlateError as error:
+                failures.append(_failure(case, source, target, error))
+        write_cases(rows, folder)
+    statistics = summarize(rows, seed=seed)
+    pairs_expected = sum(len(pairs) for _, _, pairs in plan)
+    write_cases(rows, folder)
+    write_summary(
+        statistics,
+        folder,
+        modalities=known,
+        run={
+            "pairs_expected": pairs_expected,
+            "pairs_measured": pairs_expected - len(failures),
+            "failures": [failure._asdict() for failure in failures],
+            "provenance": _provenance(translator, cases, steps, seed),
+        },
+    )
+    return Evaluation(rows, statistics, failures)
+
+
+def select_cases(cases: Sequence[Case], names: Sequence[str] | None) -> list[Case]:
+    """The cases named by id, by subject, or by a pattern of either; all of them without names.
+
+    Raises:
+        UsageError: A name fits no case.
+    """
+    if names is None:
+        return list(cases)
+    chosen = []
+    for name in names:
+        found = [c for c in cases if any(_fits(own, name) for own in (c.id, c.subject))]
+        if not found:
+            raise UsageError(
+                f"no case {name!r}",
+                f"choose from {', '.join(case.id for case in cases)}",
+                code="E_CASE",
+            )
+        chosen += [case for case in found if case not in chosen]
+    return chosen
+
+
+def main(
+    dataset_dir: Annotated[Path, typer.Option(help="Folder of cases with two contrasts or more.")],
+    output_dir: Annotated[Path, typer.Option(help="Folder for the report; made if absent.")],
+    bundle: Annotated[
+        Path | None, typer.Option(help="Bundle folder. Default: the one that comes with voxlate.")
+    ] = None,
+    cases: Annotated[
+        str, typer.Option(help="Cases or subjects, comma-separated; * is a wildcard. Default: all.")
+    ] = "",
+    sources: Annotated[str, typer.Option(help="Contrasts, comma-separated. Default: all.")] = "",
+    targets: Annotated[str, typer.Option(help="Contrasts, comma-separated. Default: all.")] = "",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:<index>.")] = "auto",
+    steps: Annotated[
+        int | None, typer.Option(min=0, help="Denoising steps. Default: the bundle's.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the noise and the bootstrap.")] = 0,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
+) -> None:
+    """Measure a bundle's translations: the full source x target matrix, with trivial baselines."""
+    with refusals():
+        translator = Translator.from_bundle(bundle, device=device)
+        found = evaluate(
+            translator,
+            select_cases(find_cases(dataset_dir, translator.modalities), _listed(cases)),
+            output_dir,
+            sources=_listed(sources),
+            targets=_listed(targets),
+            steps=steps,
+            seed=seed,
+            quiet=quiet,
+        )
+    for failure in found.failures:
+        pair = f"{failure.case} {failure.source} to {failure.target}"
+        typer.echo(f"voxlate: {pair}: {failure.what}", err=True)
+    typer.echo(output_dir / MARKDOWN_FILE)
+    if found.failures:
+        raise typer.Exit(SOME_FAILED if found.rows else ALL_FAILED)
+
+
+def _listed(text: str) -> list[str] | None:
+    return [name.strip() for name in text.split(",") if name.strip()] or None
+
+
+def _fits(own: str, name: str) -> bool:
+    return name in (own, own.rsplit("/", 1)[-1]) or fnmatch.fnmatchcase(own, name)
+
+
+def _failure(case: Case, source: str, target: str, error: VoxlateError) -> Failure:
+    return Failure(case.id, source, target, error.code, str(error))
+
+
+def _made(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"cannot be made ({error.strerror or error})",
+            "name another folder",
+            code="E_OUTPUT",
+            file=folder,
+        ) from None
+    return folder
+
+
+def _provenance(
+    translator: Translator, cases: Sequence[Case], steps: int | None, seed: int
+) -> dict[str, Any]:
+    origin = translator.origin
+    return {
+        "bundle": None if origin is None else origin.bundle,
+        "bundle_version": None if origin is None else origin.version,
+        "weights_sha256": None if origin is None else origin.sha256,
+        "cases": [case.id for case in cases],
+        "brain": {c.id: BRAIN_MASK if BRAIN_MASK in c.masks else "foreground" for c in cases},
+        "steps": translator.steps if steps is None else steps,
+        "seed": seed,
+        "scheduler": type(translator.scheduler).__name__,
+        "device": str(translator.device),
+        "dtype": str(translator.dtype).removeprefix("torch."),
+        "voxlate": voxlate.__version__,
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("torch", "monai", "numpy", "nibabel")},
+    }
+
+
+if __name__ == "__main__":
+    typer.run(main)
