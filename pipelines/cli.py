@@ -93,6 +93,26 @@ def translate(
         typer.echo(file)
 
 
+@app.command(name="import-checkpoint")
+def import_published(
+    checkpoint: Annotated[Path, typer.Argument(help="Published file: .ckpt, .pt, .safetensors.")],
+    origin: Annotated[str, typer.Option("--from", help="aldm or monai-generative.")],
+    output: Annotated[
+        Path, typer.Option(help="New weights file; as DIR/models/model.pt it makes DIR a bundle.")
+    ],
+    config: Annotated[
+        Path | None, typer.Option(help="YAML file with the constructor arguments.")
+    ] = None,
+) -> None:
+    """Import weights of ALDM or monai-generative, and write the network's description."""
+    with refusals():
+        from .import_checkpoint import import_checkpoint
+
+        description = import_checkpoint(checkpoint, origin=origin, config=config, output=output)
+    typer.echo(output)
+    typer.echo(description)
+
+
 @contextmanager
 def refusals() -> Iterator[None]:
     """Turn a ``VoxlateError`` into its line and exit code; clean up when stopped."""
