@@ -1,6 +1,6 @@
 """VQGAN: the autoencoder of ALDM, in 2D and 3D, with an optional Haar stem for speed."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -115,6 +115,13 @@ def blocks(
     return nn.Sequential(*layers)
 
 
+def skip_around(branch: nn.Module, spatial_dims: int, in_channels: int, out_channels: int) -> nn.Module:
+    """A linear path around ``branch``, whose last convolution is zeroed: training starts from the linear code."""
+    nn.init.zeros_(branch.weight)
+    nn.init.zeros_(branch.bias)
+    return conv(spatial_dims, in_channels, out_channels, 1)
+
+
 class Encoder(nn.Module):
     """Haar stem, then residual blocks level by level (ALDM, Table A): (b, in, *size) to (b, z, *size / f)."""
 
@@ -129,6 +136,7 @@ class Encoder(nn.Module):
         attention_levels: Sequence[bool],
         norm_groups: int,
         stem_levels: int,
+        linear_skip: bool,
     ) -> None:
         super().__init__()
         self.spatial_dims, self.stem_levels = spatial_dims, stem_levels
@@ -146,13 +154,15 @@ class Encoder(nn.Module):
         self.mid = ResBlock(spatial_dims, width, width, norm_groups=norm_groups)
         self.norm_out = norm(width, norm_groups)
         self.conv_out = conv(spatial_dims, width, out_channels, 3)
+        self.skip = skip_around(self.conv_out, spatial_dims, stem_channels, out_channels) if linear_skip else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Encode; see the class."""
         for _ in range(self.stem_levels):
             x = haar_split(x, self.spatial_dims)
         h = self.mid(self.levels(self.conv_in(x)))
-        return self.conv_out(F.silu(self.norm_out(h)))
+        h = self.conv_out(F.silu(self.norm_out(h)))
+        return h if self.skip is None else h + self.skip(x)
 
 
 class Decoder(nn.Module):
@@ -169,6 +179,7 @@ class Decoder(nn.Module):
         attention_levels: Sequence[bool],
         norm_groups: int,
         stem_levels: int,
+        linear_skip: bool,
     ) -> None:
         super().__init__()
         self.spatial_dims, self.stem_levels = spatial_dims, stem_levels
@@ -185,12 +196,16 @@ class Decoder(nn.Module):
             levels.append(part)
         self.levels = nn.Sequential(*levels)
         self.norm_out = norm(width, norm_groups)
-        self.conv_out = conv(spatial_dims, width, out_channels * 2 ** (spatial_dims * stem_levels), 3)
+        stem_channels = out_channels * 2 ** (spatial_dims * stem_levels)
+        self.conv_out = conv(spatial_dims, width, stem_channels, 3)
+        self.skip = skip_around(self.conv_out, spatial_dims, in_channels, stem_channels) if linear_skip else None
 
     def forward(self, latent: Tensor) -> Tensor:
         """Decode; see the class."""
         h = self.levels(self.mid(self.conv_in(latent)))
         h = self.conv_out(F.silu(self.norm_out(h)))
+        if self.skip is not None:
+            h = h + self.skip(latent)
         for _ in range(self.stem_levels):
             h = haar_merge(h, self.spatial_dims)
         return h
@@ -215,9 +230,12 @@ class VQGAN(nn.Module):
         stem_levels: Haar levels in place of full-resolution convolutions (0, 1 or 2). Each halves the size.
         decoder_channels: Width of each level of the decoder; ``channels`` if None.
         decoder_res_blocks: As ``num_res_blocks``, for the decoder; ``num_res_blocks`` if None.
+        linear_skip: Add a linear path from the stem's bands to the latent and back, around the convolutions, which
+            then learn only what a linear code misses. Set it to principal components with ``fit_linear_skip``.
 
     Raises:
-        ValueError: ``latent_channels`` is no multiple of ``code_dim``, or the two level lists differ in length.
+        ValueError: ``latent_channels`` is no multiple of ``code_dim``, the two level lists differ in length, or
+            ``linear_skip`` is asked for with more than one level (the path would have to change size).
     """
 
     def __init__(
@@ -238,6 +256,7 @@ class VQGAN(nn.Module):
         stem_levels: int = 0,
         decoder_channels: Sequence[int] | None = None,
         decoder_res_blocks: int | None = None,
+        linear_skip: bool = False,
     ) -> None:
         super().__init__()
         code_dim = code_dim or latent_channels
@@ -246,6 +265,8 @@ class VQGAN(nn.Module):
         decoder_channels = decoder_channels or channels
         if len(decoder_channels) != len(channels):
             raise ValueError(f"decoder_channels {decoder_channels} and channels {channels} differ in length")
+        if linear_skip and len(channels) > 1:
+            raise ValueError(f"linear_skip needs a single level, got channels {channels}")
         z_channels = z_channels or latent_channels
         attention_levels = attention_levels or [False] * len(channels)
         self.spatial_dims, self.latent_channels = spatial_dims, latent_channels
@@ -259,6 +280,7 @@ class VQGAN(nn.Module):
             attention_levels=attention_levels,
             norm_groups=norm_groups,
             stem_levels=stem_levels,
+            linear_skip=linear_skip,
         )
         self.quant_conv = conv(spatial_dims, z_channels, latent_channels, 1)
         self.quantizer = VectorQuantizer(num_codes, code_dim, beta=beta, legacy=legacy_beta)
@@ -272,6 +294,7 @@ class VQGAN(nn.Module):
             attention_levels=attention_levels,
             norm_groups=norm_groups,
             stem_levels=stem_levels,
+            linear_skip=linear_skip,
         )
 
     def pad(self, volume: Tensor) -> Tensor:
@@ -308,6 +331,59 @@ class VQGAN(nn.Module):
         for axis, length in enumerate(volume.shape[2:]):
             decoded = decoded.narrow(axis + 2, 0, length)
         return decoded
+
+    @torch.no_grad()
+    def fit_linear_skip(
+        self, volumes: Iterable[Tensor], *, whitening: float = 0.0, background: float = -1.0
+    ) -> Tensor:
+        """Set the linear paths to the principal components of the stem's bands, so that decode(encode) projects.
+
+        The components are taken about the background, which thereby gets the latent 0, over the places that are
+        not background.
+
+        Args:
+            volumes: Batches (b, in_channels, *size) of training volumes.
+            whitening: Divide each component by its standard deviation to this power: 0 keeps the orthonormal
+                code, 1 gives every latent channel unit variance.
+            background: Intensity of the background.
+
+        Returns:
+            (bands,) variance along every component, largest first: what a linear code of k channels loses is the
+            sum from the k-th on.
+
+        Raises:
+            ValueError: The network has no linear skip, or its 1x1 convolutions change the number of channels.
+        """
+        encode, decode = self.encoder.skip, self.decoder.skip
+        if encode is None or decode is None:
+            raise ValueError("the VQGAN was built without linear_skip")
+        if self.quant_conv.weight.shape[0] != self.quant_conv.weight.shape[1]:
+            raise ValueError("linear_skip needs z_channels equal to latent_channels")
+        bands_count = encode.weight.shape[1]
+        moment, count = torch.zeros(bands_count, bands_count, dtype=torch.float64), 0
+        origin = torch.zeros(bands_count, dtype=torch.float64)
+        for volume in volumes:
+            bands = self.pad(volume).double().cpu()
+            flat = torch.full_like(bands[:1], background)
+            for _ in range(self.encoder.stem_levels):
+                bands, flat = haar_split(bands, self.spatial_dims), haar_split(flat, self.spatial_dims)
+            origin = flat.flatten(2)[0, :, 0]
+            tokens = bands.movedim(1, -1).reshape(-1, bands_count) - origin
+            tokens = tokens[tokens.abs().amax(1) > 1e-6]
+            moment, count = moment + tokens.t() @ tokens, count + len(tokens)
+        variance, components = torch.linalg.eigh(moment / max(count, 1))
+        basis = components.flip(1)[:, : encode.weight.shape[0]].t()
+        spread = variance.flip(0)[: len(basis), None].clamp(min=1e-8).sqrt() ** whitening
+        analysis, synthesis = basis / spread, (basis * spread).t()
+        ones = [1] * self.spatial_dims
+        encode.weight.copy_(analysis.reshape(list(analysis.shape) + ones))
+        encode.bias.copy_(-analysis @ origin)
+        decode.weight.copy_(synthesis.reshape(list(synthesis.shape) + ones))
+        decode.bias.copy_(origin)
+        for layer in (self.quant_conv, self.post_quant_conv):
+            nn.init.dirac_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        return variance.flip(0)
 
     @property
     def last_layer_weight(self) -> Tensor:
