@@ -113,6 +113,27 @@ def import_published(
     typer.echo(description)
 
 
+@app.command("import-checkpoint")
+def import_checkpoint(
+    checkpoint: Annotated[Path, typer.Argument(help="Published file; nothing in it is executed.")],
+    origin: Annotated[str, typer.Option("--from", help="aldm or monai-generative.")],
+    output: Annotated[
+        Path,
+        typer.Option(help="New weights file; DIR/models/model.pt makes a bundle of DIR."),
+    ],
+    config: Annotated[
+        Path | None, typer.Option(help="YAML file with the networks' constructor arguments.")
+    ] = None,
+) -> None:
+    """Convert a checkpoint of the reference code into weights and a description for voxlate."""
+    with refusals():
+        from .import_checkpoint import import_checkpoint as convert_checkpoint
+
+        description = convert_checkpoint(checkpoint, origin=origin, output=output, config=config)
+    typer.echo(output)
+    typer.echo(description)
+
+
 @contextmanager
 def refusals() -> Iterator[None]:
     """Turn a ``VoxlateError`` into its line and exit code; clean up when stopped."""

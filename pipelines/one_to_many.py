@@ -71,7 +71,8 @@ class OneToMany:
         report = progress or _silent
         known = list(self.network.modalities)
         report("encode", 0, 1)
-        latent = self.network.encode(pad_to_multiple(volume, self.network.autoencoder.downsampling))
+        autoencoder: Any = self.network.autoencoder
+        latent = self.network.encode(pad_to_multiple(volume, autoencoder.downsampling))
         slots = latent.new_zeros((1, len(known), *latent.shape[1:]))
         slots[:, known.index(source)] = latent
         report("encode", 1, 1)
@@ -91,7 +92,10 @@ class OneToMany:
             report("decode", done, len(answers))
             decoded.append(self.network.decode(answer[None]).float().clamp(-1, 1))
         report("decode", len(answers), len(answers))
-        return torch.cat(decoded)[(..., *(slice(0, length) for length in volume.shape[2:]))]
+        made = torch.cat(decoded)
+        for axis, length in enumerate(volume.shape[2:], start=2):
+            made = made.narrow(axis, 0, length)
+        return made
 
     def _answers(
         self,
@@ -184,5 +188,7 @@ def _refuse_other_schedule(scheduler: Any, schedule: Mapping[str, Any]) -> None:
     }
     for name, wanted in schedule.items():
         have = found[name]
-        if have != wanted and not (isinstance(have, float) and math.isclose(have, wanted)):
+        if have != wanted and not (
+            isinstance(have, float) and math.isclose(have, wanted, rel_tol=1e-4)
+        ):
             raise ValueError(f"the network's {name} is {wanted}, the scheduler's {have}")

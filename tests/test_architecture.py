@@ -24,7 +24,6 @@ DISTRIBUTIONS = {"ignite": "pytorch-ignite", "yaml": "PyYAML", "generative": "mo
 INDIRECT = {
     "fire": "the command line of monai.bundle",
     "tensorboard": "torch.utils.tensorboard and MONAI's TensorBoard handlers",
-    "PyYAML": "MONAI's ConfigParser reads the bundles' YAML with it",
 }
 
 

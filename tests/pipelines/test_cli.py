@@ -147,6 +147,14 @@ def test_interruption_leaves_nothing_and_ends_with_130(
     assert not (tmp_path / "out").exists()
 
 
+def test_checkpoint_import_is_reached_and_refuses_like_the_rest(tmp_path: Path) -> None:
+    arguments = ["import-checkpoint", str(tmp_path / "x.ckpt"), "--output", str(tmp_path / "y.pt")]
+    result = CliRunner().invoke(app, [*arguments, "--from", "elsewhere"])
+    assert result.exit_code == 2
+    assert "use aldm or monai-generative" in line(result)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_version() -> None:
     result = CliRunner().invoke(app, ["--version"])
     assert result.stdout == f"voxlate {voxlate.__version__}\n" and result.exit_code == 0
