@@ -43,15 +43,15 @@ test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest $(SHAPES) $(PYTEST_ARGS)
 
 dev: $(VENV)/.dev
-	$(BIN)/pre-commit install
+	$(BIN)/python -m pre_commit install
 
 format: $(VENV)/.dev
-	$(BIN)/ruff format .
-	$(BIN)/ruff check --fix .
+	$(BIN)/python -m ruff format .
+	$(BIN)/python -m ruff check --fix .
 
 lint: $(VENV)/.dev
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
 
 # mypy follows no editable install; links under the ignored .typing show it the package as it is imported.
 types: $(VENV)/.dev
@@ -59,7 +59,7 @@ types: $(VENV)/.dev
 	@for room in bundles data_prep networks pipelines; do \
 		ln -sfn "../../$$room" ".typing/voxlate/$$room"; done
 	@ln -sf ../../src/voxlate/__init__.py ../../src/voxlate/py.typed .typing/voxlate/
-	$(BIN)/mypy
+	$(BIN)/python -m mypy
 
 check: lint types
 
