@@ -11,6 +11,7 @@ from ignite.metrics import Metric
 from monai.engines import Evaluator
 from monai.engines.workflow import Workflow
 from monai.inferers import Inferer
+from monai.utils import str2bool
 from torch import Tensor
 
 from voxlate.data_prep.errors import VoxlateError
@@ -135,7 +136,7 @@ class StageEvaluator(Evaluator):
         return {**rows, "mask": batchdata["mask"].to(rows["target"].device), "modality": modality}
 
 
-def check_quality(evaluator: StageEvaluator, *, bar: float, force: bool = False, name: str = "psnr") -> float:
+def check_quality(evaluator: StageEvaluator, *, bar: float, force: bool | str = False, name: str = "psnr") -> float:
     """Refuse to build on an autoencoder that does not reconstruct well enough.
 
     Args:
@@ -161,9 +162,9 @@ def check_quality(evaluator: StageEvaluator, *, bar: float, force: bool = False,
     if found >= bar:
         return found
     what = f"the autoencoder's in-brain PSNR on validation scans is {found:.2f} dB, below the bar of {bar:.2f} dB"
-    if not force:
+    if not str2bool(str(force)):
         raise VoxlateError(
-            what, "train the autoencoder further, or go on with --force true", code="E_QUALITY_GATE"
+            what, "train the autoencoder further, or go on with --force True", code="E_QUALITY_GATE"
         )
     logger.warning(f"{what}; going on because of force")
     return found

@@ -16,7 +16,8 @@ from torch.utils.data import Dataset, default_collate
 from voxlate.data_prep.errors import VoxlateError
 
 from .quality_gate import StageEvaluator
-from .training import StageTrainer, ranks, scalars
+from .ranks import ranks
+from .training import StageTrainer, scalars
 
 logger = logging.getLogger(__name__)
 

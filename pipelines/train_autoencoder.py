@@ -19,7 +19,8 @@ from voxlate.networks.adversarial import (
 from voxlate.networks.translation import TranslationNetwork
 
 from .train_prior import source_slots
-from .training import StageTrainer, autocast, over_ranks, ranks
+from .ranks import over_ranks, ranks
+from .training import StageTrainer, autocast
 
 RECONSTRUCTION = {"l1": F.l1_loss, "mse": F.mse_loss}
 

@@ -12,10 +12,11 @@ from torch.nn import functional as F
 from voxlate.networks.noise_scheduler import NoiseScheduler
 from voxlate.networks.translation import TranslationNetwork
 
+from .ranks import over_ranks
 from .sampler import sample
 from .seeds import case_noise
 from .train_prior import source_slots
-from .training import StageTrainer, over_ranks
+from .training import StageTrainer
 
 
 class DenoiserTrainer(StageTrainer):

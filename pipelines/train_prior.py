@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from voxlate.networks.translation import TranslationNetwork
 
-from .training import StageTrainer, over_ranks
+from .ranks import over_ranks
+from .training import StageTrainer
 
 
 def source_slots(latent: Tensor, available: Tensor) -> Tensor:

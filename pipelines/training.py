@@ -1,41 +1,30 @@
-"""What the three training stages share: the step, precision, averaging over ranks, exact resume, learning rates."""
+"""What the three training stages share: the step, its precision and its state."""
 
 import hashlib
 import json
-import logging
-import math
-import os
-import random
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
-import torch.distributed as dist
 from ignite.engine import Engine, Events
-from monai.bundle import ConfigParser
 from monai.engines import Trainer
 from monai.engines.workflow import Workflow
 from monai.inferers import Inferer, SimpleInferer
 from monai.utils.enums import CommonKeys as Keys
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.optimizer import Optimizer
 
-from voxlate.data_prep import Preprocessing, UsageError, WeightsError
+from voxlate.data_prep import UsageError, WeightsError
 from voxlate.networks.ema import ExponentialMovingAverage
-from voxlate.networks.noise_scheduler import NoiseScheduler
 from voxlate.networks.translation import TranslationNetwork
 
-from .checkpoint import load_weights, save_weights
 from .device import autocast_dtype
+from .ranks import ranks
 from .training_data import StepSampler
-
-logger = logging.getLogger(__name__)
+from .training_state import random_state, set_random_state
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -62,44 +51,11 @@ def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast | nullc
     return nullcontext() if dtype is torch.float32 else torch.autocast(device.type, dtype=dtype)
 
 
-def warmup_cosine(
-    optimizer: Optimizer, *, max_steps: int, warmup_steps: int = 0, final: float = 0.0
-) -> LambdaLR:
-    """Linear warm-up, then a half cosine down to ``final`` times the optimizer's rate at ``max_steps``.
-
-    With ``final`` 1 the rate is constant after the warm-up. It is never scaled by batch size or ranks.
-    """
-
-    def factor(step: int) -> float:
-        if step < warmup_steps:
-            return (step + 1) / (warmup_steps + 1)
-        progress = min(1.0, (step - warmup_steps) / max(1, max_steps - warmup_steps))
-        return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress))
-
-    return LambdaLR(optimizer, factor)
-
-
 def step_generator(seed: int, step: int, rank: int = 0) -> torch.Generator:
     """A CPU generator of one step on one rank: a run resumed there draws what the straight run drew."""
     key = json.dumps(["training step", seed, step, rank]).encode()
     number = int.from_bytes(hashlib.sha256(key).digest()[:8], "big")
     return torch.Generator().manual_seed(number)
-
-
-def ranks() -> tuple[int, int]:
-    """This process's rank and how many there are; (0, 1) outside torchrun."""
-    if dist.is_available() and dist.is_initialized():
-        return dist.get_rank(), dist.get_world_size()
-    return 0, 1
-
-
-def over_ranks(module: nn.Module, device: torch.device) -> nn.Module:
-    """The module with its gradients averaged over the ranks; the module itself on a single one."""
-    if ranks()[1] == 1 or not any(p.requires_grad for p in module.parameters()):
-        return module
-    ids = [device.index] if device.type == "cuda" else None
-    # a batch without some modality leaves that modality's MS-SPADE branch without a gradient
-    return DistributedDataParallel(module, device_ids=ids, find_unused_parameters=True)
 
 
 def to_device(batch: Any, device: torch.device) -> Any:
@@ -289,124 +245,3 @@ class StageTrainer(Trainer):
         self.state.iteration = state["step"]
         self.state.epoch = state["step"] // self.state.epoch_length
         set_random_state(state["random"])
-
-
-def random_state() -> dict[str, Any]:
-    """States of the global generators (for networks with dropout), in types that load with ``weights_only``."""
-    kind, keys, position, has_gauss, gauss = np.random.get_state()
-    return {
-        "python": random.getstate(),
-        "numpy": (kind, torch.from_numpy(keys.astype(np.int64)), int(position), int(has_gauss), float(gauss)),
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-    }
-
-
-def set_random_state(state: Mapping[str, Any]) -> None:
-    """Take back ``random_state``."""
-    random.setstate(state["python"])
-    kind, keys, position, has_gauss, gauss = state["numpy"]
-    np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, gauss))
-    torch.set_rng_state(state["torch"])
-    if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state["cuda"])
-
-
-class NetworkParts(NamedTuple):
-    """What network files describe. ``steps`` are those of sampling."""
-
-    network: TranslationNetwork
-    preprocessing: Preprocessing
-    scheduler: NoiseScheduler
-    steps: int
-
-
-def config_parts(files: Sequence[str | os.PathLike[str]]) -> NetworkParts:
-    """Build network, preprocessing and scheduler from network files; later files override earlier ones."""
-    parser = ConfigParser()
-    parser.read_config([os.fspath(file) for file in files])
-    keys = ("network_def", "preprocessing_def", "scheduler_def", "steps")
-    return NetworkParts(*(parser.get_parsed_content(key) for key in keys))
-
-
-def load_network(
-    network: TranslationNetwork,
-    weights: str | os.PathLike[str] | None,
-    device: torch.device | str = "cpu",
-) -> TranslationNetwork:
-    """The network on a device, with the weights of a file; without a file, as it is."""
-    if weights is not None:
-        load_weights(network, weights)
-    return network.to(device)
-
-
-def prepare_process(seed: int, *, threads: int | None = None) -> None:
-    """Log to the terminal, seed the network's initial weights, join the other ranks under torchrun.
-
-    Args:
-        seed: Of Python, NumPy and torch.
-        threads: Of the CPU; None for torch's choice.
-    """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    logging.getLogger("voxlate").setLevel(logging.INFO)
-    if threads is not None:
-        torch.set_num_threads(threads)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
-        if torch.cuda.is_available():
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
-
-
-class Checkpointing:
-    """Write a run's checkpoint and its weights, and go on from the checkpoint if there is one.
-
-    Args:
-        checkpoint_path: Of the whole state, for resuming.
-        weights_path: Of the network's (averaged) weights alone.
-        every: Steps between writings; the last step is always written.
-        resume: Go on from ``checkpoint_path`` if it is there; else start afresh and replace it.
-    """
-
-    def __init__(
-        self,
-        checkpoint_path: str | os.PathLike[str],
-        weights_path: str | os.PathLike[str],
-        *,
-        every: int = 1000,
-        resume: bool = True,
-    ) -> None:
-        self.checkpoint_path, self.weights_path = Path(checkpoint_path), Path(weights_path)
-        self.every, self.resume = every, resume
-        self.written = -1
-
-    def attach(self, engine: StageTrainer) -> None:
-        """Restore when the run starts; write while it goes on and when it ends."""
-        if self.resume:
-            engine.add_event_handler(Events.STARTED, self.restore)
-        engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.every), self.write)
-        engine.add_event_handler(Events.COMPLETED, self.write)
-
-    def restore(self, engine: StageTrainer) -> None:
-        """Read the checkpoint, if it is there."""
-        if not self.checkpoint_path.is_file():
-            return
-        engine.restore(torch.load(self.checkpoint_path, map_location="cpu", weights_only=True))
-        self.written = engine.state.iteration
-        logger.info(f"resumed {self.checkpoint_path} at step {engine.state.iteration}")
-
-    def write(self, engine: StageTrainer) -> None:
-        """Write both files, on the first rank."""
-        if ranks()[0] > 0 or self.written == engine.state.iteration:
-            return
-        save_weights(engine.weights(), self.weights_path)
-        self.checkpoint_path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.checkpoint_path.with_name(f".{self.checkpoint_path.name}.{os.getpid()}.tmp")
-        try:
-            torch.save(engine.checkpoint(), temporary)
-            os.replace(temporary, self.checkpoint_path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        self.written = engine.state.iteration

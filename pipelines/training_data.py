@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -20,6 +19,7 @@ from voxlate.data_prep import NoInputError, Preprocessing, ScanError, read_scan
 from voxlate.data_prep.cases import Case
 
 from .crops import Augmentation, View, random_view, read_view, whole_view
+from .ranks import ranks
 
 logger = logging.getLogger(__name__)
 
@@ -208,6 +208,7 @@ class PairDataset(CropDataset):
 
     Args:
         identity_share: Share of samples whose source is the target.
+        source_weights: How often each of a case's other contrasts is the source; None draws them alike.
     """
 
     advice = "give cases that have at least two contrasts, one of them with a positive weight"
@@ -218,9 +219,11 @@ class PairDataset(CropDataset):
         modalities: Sequence[str],
         *,
         identity_share: float = 0.0,
+        source_weights: Mapping[str, float] | None = None,
         **crops: Any,
     ) -> None:
         self.identity_share = identity_share
+        self.source_weights = dict.fromkeys(modalities, 1.0) | dict(source_weights or {})
         super().__init__(data, modalities, **crops)
 
     def usable(self, case: PreparedCase, modality: str) -> bool:
@@ -235,7 +238,10 @@ class PairDataset(CropDataset):
         others = [
             other for other, name in enumerate(self.modalities) if name in case.volumes and other != target
         ]
-        source = target if rng.random() < self.identity_share else int(rng.choice(others))
+        weights = np.array([self.source_weights[self.modalities[other]] for other in others])
+        source = int(rng.choice(others, p=weights / weights.sum()))
+        if rng.random() < self.identity_share:
+            source = target
         view = self.draw_view(case, rng)
         names = [self.modalities[source], self.modalities[target]]
         crops = read_view([case.volume(name) for name in names], view)
@@ -354,11 +360,10 @@ class StepSampler(Sampler[list[int]]):
         self.batch_size, self.first_step = batch_size, first_step
 
     def __iter__(self) -> Iterator[list[int]]:
-        ranks = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-        rank = dist.get_rank() if ranks > 1 else 0
+        rank, count = ranks()
         step = self.first_step
         while True:
-            first = (step * ranks + rank) * self.batch_size
+            first = (step * count + rank) * self.batch_size
             yield list(range(first, first + self.batch_size))
             step += 1
 
