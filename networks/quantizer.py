@@ -29,7 +29,9 @@ def nearest_code(tokens: Tensor, codebook: Tensor, chunk_entries: int = 2097152)
         (n,) int64 indices into the codebook; of equal distances, the first.
     """
     dtype = torch.float64 if tokens.dtype == torch.float64 else torch.float32
-    points, codes = tokens.detach().to(dtype), codebook.detach().to(dtype).t().contiguous()
+    points, codes = tokens.detach().to(dtype), codebook.detach().to(dtype)
+    center = codes.mean(0)  # a common offset would cost the distances their last digits
+    points, codes = points - center, (codes - center).t().contiguous()
     half_norm = 0.5 * (codes * codes).sum(0)
     found = torch.empty([points.shape[0]], dtype=torch.int64, device=points.device)
     rows = max(1, chunk_entries // codebook.shape[0])

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +18,9 @@ from voxlate.networks.importers import (
     vqgan_from_aldm,
 )
 
-VECTORS = Path(os.environ.get("VOXLATE_VECTORS", Path(__file__).parents[3] / "shared" / "vectors"))
 
-
-def vectors(name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    path = VECTORS / f"{name}.npz"
-    if not path.exists():
-        pytest.skip(f"no reference vectors at {path} (set VOXLATE_VECTORS)")
+def vectors(folder: Path, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    path = folder / f"{name}.npz"
     arrays = {key: torch.from_numpy(np.asarray(value)) for key, value in np.load(path).items()}
     return arrays, json.loads(path.with_suffix(".json").read_text())["config"]
 
@@ -147,8 +142,8 @@ def vqgan_case(dims: int = 3) -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor
     return net.weights, volume, encoded, latent, decoded
 
 
-def test_vqgan_equals_the_reference() -> None:
-    arrays, config = vectors("aldm_autoencoder_3d")
+def test_vqgan_equals_the_reference(vectors_dir: Path) -> None:
+    arrays, config = vectors(vectors_dir, "aldm_autoencoder_3d")
     identity = torch.eye(3)[..., None, None, None]
     weights = {f"encoder.{key}": value for key, value in group(arrays, "w_enc/").items()}
     weights |= {f"decoder.{key}": value for key, value in group(arrays, "w_dec/").items()}
