@@ -55,7 +55,8 @@ class SaveTranslations:
     ) -> None:
         self.output_dir, self.overwrite = Path(output_dir), overwrite
         self.inferer, self.preprocessing = inferer, preprocessing
-        self.origin = None if weights is None else Origin(bundle, version, sha256_of(weights))
+        self.weights, self.bundle, self.version = weights, bundle, version
+        self.origin: Origin | None = None
         self.written: list[Path] = []
         self.failures: list[tuple[str, str, str]] = []
         self._began = 0.0
@@ -68,8 +69,10 @@ class SaveTranslations:
         engine.add_event_handler(Events.COMPLETED, self.finish)
 
     def start(self, engine: Engine) -> None:
-        """Forget an earlier run."""
+        """Forget an earlier run; note whose weights these are."""
         self.written, self.failures = [], []
+        if self.weights is not None:
+            self.origin = Origin(self.bundle, self.version, sha256_of(self.weights))
 
     def begin(self, engine: Engine) -> None:
         """Note when a case began."""
