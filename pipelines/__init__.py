@@ -21,7 +21,7 @@ if TYPE_CHECKING:
         list_scans,
         one_case,
     )
-    from .checkpoint import load_weights, read_weights, save_weights
+    from .checkpoint import read_weights, save_weights
     from .device import autocast_dtype, choose_device, inference_context
     from .sampler import sample
     from .save_translations import SaveTranslations
@@ -42,7 +42,6 @@ _HOME = {
     "default_bundle": "bundle",
     "inference_context": "device",
     "list_scans": "bundle_inference",
-    "load_weights": "checkpoint",
     "network_from_files": "bundle",
     "one_case": "bundle_inference",
     "parts_from_files": "bundle",
@@ -66,7 +65,6 @@ __all__ = [
     "default_bundle",
     "inference_context",
     "list_scans",
-    "load_weights",
     "network_from_files",
     "one_case",
     "parts_from_files",
