@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 BACKGROUND = -1.0
+MARGIN = 4  #: voxels of background that the networks see around the head
 TRIES = 8
 
 
@@ -17,8 +18,8 @@ TRIES = 8
 class View:
     """A box in a volume: its centre in voxels, its size, and the way it is turned.
 
-    Voxel ``o`` of the crop shows ``centre + matrix @ (o - (size - 1) / 2)``; without a matrix the box lies on the
-    grid and nothing is interpolated. ``flips`` mirror the crop afterwards.
+    Voxel ``o`` of the crop shows ``centre + matrix @ (o - (size - 1) / 2)``; without a matrix the
+    box lies on the grid and nothing is interpolated. ``flips`` mirror the crop afterwards.
     """
 
     centre: tuple[float, float, float]
@@ -29,16 +30,18 @@ class View:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How much training crops vary. The defaults are for adult brains in RAS; ``None`` in a data set means not at all.
+    """How much training crops vary; the defaults are for adult brains in RAS.
 
     Args:
         flip_probability: Chance of mirroring each axis (RAS: the first is left-right).
-        affine_probability: Chance of a rotation and scaling (the one costly step: a trilinear interpolation).
+        affine_probability: Chance of a rotation and scaling (the one costly step: a trilinear
+            interpolation).
         rotation_degrees: Largest rotation about each axis.
         scale: Smallest and largest zoom.
         jitter_probability: Chance of changing the source's intensities (the target keeps its own).
         gamma: Smallest and largest exponent on intensities in [0, 1].
-        bias: Largest coefficient of the smooth multiplicative field exp(linear + quadratic) along each axis.
+        bias: Largest coefficient of the smooth multiplicative field exp(linear + quadratic) along
+            each axis.
     """
 
     flip_probability: Sequence[float] = (0.5, 0.0, 0.0)
@@ -59,7 +62,7 @@ class Augmentation:
         return View(view.centre, view.size, matrix, flips)  # type: ignore[arg-type]
 
     def jitter(self, volume: Float[Tensor, "1 x y z"], rng: np.random.Generator) -> Tensor:
-        """Draw a gamma and a smooth bias field, sometimes, and apply them. Background stays background."""
+        """Draw a gamma and a smooth bias field, sometimes; background stays background."""
         if rng.random() >= self.jitter_probability:
             return volume
         gamma = np.exp(rng.uniform(*np.log(self.gamma)))
@@ -87,12 +90,16 @@ def rotation(angles: np.ndarray) -> np.ndarray:
 
 def view_at(corner: Sequence[int], size: Sequence[int]) -> View:
     """The box on the grid whose first voxel is ``corner``."""
-    centre = tuple(float(start + (length - 1) / 2) for start, length in zip(corner, size, strict=True))
+    centre = tuple(
+        float(start + (length - 1) / 2) for start, length in zip(corner, size, strict=True)
+    )
     return View(centre, tuple(int(length) for length in size))  # type: ignore[arg-type]
 
 
-def random_view(mask: np.ndarray, size: Sequence[int], min_foreground: float, rng: np.random.Generator) -> View:
-    """A random box centred on the foreground, at least ``min_foreground`` of it foreground if that can be found.
+def random_view(
+    mask: np.ndarray, size: Sequence[int], min_foreground: float, rng: np.random.Generator
+) -> View:
+    """A random box centred on the foreground.
 
     Args:
         mask: Foreground (x, y, z), not empty.
@@ -120,7 +127,7 @@ def random_view(mask: np.ndarray, size: Sequence[int], min_foreground: float, rn
 
 
 def random_foreground(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A random foreground voxel, by trying places; the middle of the volume if a thousand tries meet none."""
+    """A random foreground voxel, found by trying; the middle if a thousand tries meet none."""
     for _ in range(1000):
         place = rng.integers(0, mask.shape)
         if mask[tuple(place)]:
@@ -128,7 +135,7 @@ def random_foreground(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.asarray(mask.shape) // 2
 
 
-def whole_view(mask: np.ndarray, multiple: int, margin: int = 4) -> View:
+def whole_view(mask: np.ndarray, multiple: int, margin: int = MARGIN) -> View:
     """The foreground's bounding box with a margin, grown at both ends to a multiple on every axis.
 
     Args:
@@ -149,10 +156,14 @@ def whole_view(mask: np.ndarray, multiple: int, margin: int = 4) -> View:
 def read_box(volume: np.ndarray, corner: Sequence[int], size: Sequence[int]) -> Tensor:
     """Float32 voxels of a box that may leave the volume; there is background outside."""
     box = torch.full(tuple(size), BACKGROUND)
-    inside = [(max(c, 0), min(c + s, n)) for c, s, n in zip(corner, size, volume.shape, strict=True)]
+    inside = [
+        (max(c, 0), min(c + s, n)) for c, s, n in zip(corner, size, volume.shape, strict=True)
+    ]
     if all(low < high for low, high in inside):
         part = np.asarray(volume[tuple(slice(low, high) for low, high in inside)], dtype=np.float32)
-        into = tuple(slice(low - c, high - c) for (low, high), c in zip(inside, corner, strict=True))
+        into = tuple(
+            slice(low - c, high - c) for (low, high), c in zip(inside, corner, strict=True)
+        )
         box[into] = torch.from_numpy(part)
     return box
 
@@ -176,7 +187,9 @@ def read_view(volumes: Sequence[np.ndarray], view: View) -> Float[Tensor, "n x y
         reach = np.abs(view.matrix) @ half
         low = np.floor(centre - reach).astype(int)
         block_size = np.ceil(centre + reach).astype(int) - low + 2
-        block = torch.stack([read_box(volume, low.tolist(), block_size.tolist()) for volume in volumes])
+        block = torch.stack(
+            [read_box(volume, low.tolist(), block_size.tolist()) for volume in volumes]
+        )
         # affine_grid works in [-1, 1] on both sides and names the last axis first
         scale = 2 / (block_size - 1)
         theta = np.concatenate(
@@ -188,6 +201,8 @@ def read_view(volumes: Sequence[np.ndarray], view: View) -> Float[Tensor, "n x y
             [1, 1, *view.size],
             align_corners=True,
         )
-        crop = F.grid_sample(block[None], grid, mode="bilinear", padding_mode="border", align_corners=True)[0]
+        crop = F.grid_sample(
+            block[None], grid, mode="bilinear", padding_mode="border", align_corners=True
+        )[0]
     axes = [axis + 1 for axis, flip in enumerate(view.flips) if flip]
     return crop.flip(axes) if axes else crop

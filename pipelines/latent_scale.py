@@ -18,13 +18,15 @@ logger = logging.getLogger(__name__)
 def measure_latent_scale(
     network: TranslationNetwork, volumes: Iterable[Tensor], *, precision: str = "float32"
 ) -> float:
-    """One over the standard deviation of the latents that the network diffuses, over all their voxels and channels.
+    """One over the standard deviation of the latents that the network diffuses.
 
-    Background within the volumes counts: the denoiser sees it too. The sums are float64.
+    Over all voxels and channels; background within the volumes counts: the denoiser sees it
+    too. The sums are float64.
 
     Args:
         network: Its autoencoder is trained; whether latents are quantised is its own setting.
-        volumes: Batches (b, 1, *size) in [-1, 1]: the training volumes as the denoiser will see them.
+        volumes: Batches (b, 1, *size) in [-1, 1]: the training volumes as the denoiser will see
+            them.
         precision: Of the encoder.
 
     Returns:
@@ -54,18 +56,25 @@ def measure_latent_scale(
     return variance**-0.5
 
 
-def set_latent_scale(network: TranslationNetwork, dataset: Iterable[Any], *, precision: str = "float32") -> float:
+def set_latent_scale(
+    network: TranslationNetwork, dataset: Iterable[Any], *, precision: str = "float32"
+) -> float:
     """Measure the scale on a data set's ``image``s and store it in the network.
 
     Args:
         network: Gets the scale.
-        dataset: Such as ``ValidationVolumes`` over the training cases; samples with ``image`` (1, *size).
+        dataset: Such as ``ValidationVolumes`` over the training cases; samples with ``image`` (1,
+            *size).
         precision: Of the encoder.
 
     Returns:
         The scale.
     """
-    scale = measure_latent_scale(network, (sample["image"][None] for sample in dataset), precision=precision)
+    scale = measure_latent_scale(
+        network, (sample["image"][None] for sample in dataset), precision=precision
+    )
     network.scale_factor.fill_(scale)
-    logger.info(f"latent scale {scale:.5f} (one over the standard deviation of the training latents)")
+    logger.info(
+        f"latent scale {scale:.5f} (one over the standard deviation of the training latents)"
+    )
     return scale

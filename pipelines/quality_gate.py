@@ -36,9 +36,10 @@ def in_brain_psnr(prediction: Tensor, truth: Tensor, mask: Tensor) -> float:
 
 
 class InBrainPSNR(Metric):
-    """Mean in-brain PSNR over samples; each target modality's own mean is left in the engine's metrics too.
+    """Mean in-brain PSNR over samples, and over those of each target modality.
 
-    Takes the output of ``StageEvaluator``: a dictionary with ``prediction``, ``target``, ``mask`` and ``modality``.
+    Takes the output of ``StageEvaluator``: a dictionary with ``prediction``, ``target``, ``mask``
+    and ``modality``.
 
     Args:
         modalities: Names in one-hot order.
@@ -83,7 +84,8 @@ class StageEvaluator(Evaluator):
         inferer: Such as ``Reconstruct``, ``TranslateByPrior`` or ``TranslateBySampling``.
         ema: The trainer's; None predicts with the weights as they are.
         precision: ``auto``, ``float32``, ``bfloat16`` or ``float16``.
-        key_val_metric: Ignite metrics by name, the first of them the one by which models are compared.
+        key_val_metric: Ignite metrics by name, the first of them the one by which models are
+            compared.
         val_handlers: Ignite handlers.
     """
 
@@ -136,7 +138,9 @@ class StageEvaluator(Evaluator):
         return {**rows, "mask": batchdata["mask"].to(rows["target"].device), "modality": modality}
 
 
-def check_quality(evaluator: StageEvaluator, *, bar: float, force: bool | str = False, name: str = "psnr") -> float:
+def check_quality(
+    evaluator: StageEvaluator, *, bar: float, force: bool | str = False, name: str = "psnr"
+) -> float:
     """Refuse to build on an autoencoder that does not reconstruct well enough.
 
     Args:
@@ -161,7 +165,7 @@ def check_quality(evaluator: StageEvaluator, *, bar: float, force: bool | str = 
     logger.info(f"autoencoder's in-brain PSNR {found:.2f} dB ({parts}), bar {bar:.2f} dB")
     if found >= bar:
         return found
-    what = f"the autoencoder's in-brain PSNR on validation scans is {found:.2f} dB, below the bar of {bar:.2f} dB"
+    what = f"the autoencoder reaches {found:.2f} dB in the brain, the bar is {bar:.2f} dB"
     if not str2bool(str(force)):
         raise VoxlateError(
             what, "train the autoencoder further, or go on with --force True", code="E_QUALITY_GATE"

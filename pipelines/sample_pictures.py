@@ -5,7 +5,6 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib.image
 import numpy as np
@@ -23,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 class ProgressLine:
-    """Log a line every few steps: step, losses, seconds a step, time left; stop the run if the loss is no number.
+    """Log step, losses, pace and time left every few steps; stop where the loss is no number.
 
     Args:
         every: Steps between lines.
@@ -55,11 +54,14 @@ class ProgressLine:
         if ranks()[0] == 0:
             told = " ".join(f"{name} {value:.4g}" for name, value in values.items())
             eta = f"{left // 3600}:{left // 60 % 60:02d}:{left % 60:02d}"
-            logger.info(f"{engine.stage} step {step}/{engine.max_steps}: {told}, {pace:.2f} s/step, ETA {eta}")
+            logger.info(
+                f"{engine.stage} step {step}/{engine.max_steps}: {told}, "
+                f"{pace:.2f} s/step, ETA {eta}"
+            )
         if not np.isfinite(values["loss"]):
             raise VoxlateError(
                 f"the loss is {values['loss']} at step {step}",
-                "lower the learning rate or use precision float32, and resume from the last checkpoint",
+                "lower the learning rate or use precision float32, then resume",
                 code="E_DIVERGED",
             )
 
@@ -81,7 +83,9 @@ class ValidationLine:
     def line(self, engine: Engine) -> None:
         """Log the metrics."""
         if ranks()[0] == 0:
-            told = ", ".join(f"{name} {value:.2f} dB" for name, value in engine.state.metrics.items())
+            told = ", ".join(
+                f"{name} {value:.2f} dB" for name, value in engine.state.metrics.items()
+            )
             logger.info(f"{self.stage} validation: {told}")
 
 
@@ -132,7 +136,9 @@ class SamplePictures:
 
 
 def draw_rows(rows: Mapping[str, Tensor], path: str | os.PathLike[str]) -> None:
-    """Write a picture: one row a volume, its middle axial, coronal and sagittal slice, anterior and superior up.
+    """Write a picture: a row a volume, its middle axial, coronal and sagittal slice.
+
+    Anterior and superior are up, right is right.
 
     Args:
         rows: Name to volume (x, y, z) in [-1, 1], RAS, all of one size.
@@ -146,7 +152,9 @@ def draw_rows(rows: Mapping[str, Tensor], path: str | os.PathLike[str]) -> None:
         height = max(part.shape[1] for part in slices)
         lines.append(np.concatenate([frame(part.T[::-1], height) for part in slices], axis=1))
     picture = np.concatenate(lines)
-    matplotlib.image.imsave(path, picture, cmap="gray", vmin=0, vmax=1, metadata={"Rows": ", ".join(rows)})
+    matplotlib.image.imsave(
+        path, picture, cmap="gray", vmin=0, vmax=1, metadata={"Rows": ", ".join(rows)}
+    )
 
 
 def frame(part: np.ndarray, height: int) -> np.ndarray:

@@ -18,27 +18,28 @@ from voxlate.networks.adversarial import (
 )
 from voxlate.networks.translation import TranslationNetwork
 
-from .train_prior import source_slots
 from .ranks import over_ranks, ranks
+from .train_prior import source_slots
 from .training import StageTrainer, autocast
 
 RECONSTRUCTION = {"l1": F.l1_loss, "mse": F.mse_loss}
 
 
 class Reconstruction(nn.Module):
-    """What stage 1 differentiates: reconstruction, quantisation and, if wanted, the way there and back.
+    """What stage 1 differentiates: reconstruction, quantisation, and the way there and back.
 
     Args:
         network: The whole network.
+        quantize: Whether the quantiser takes part at all.
     """
 
-    def __init__(self, network: TranslationNetwork) -> None:
+    def __init__(self, network: TranslationNetwork, *, quantize: bool) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.quantize = network, quantize
 
     def forward(
         self, volume: Tensor, continuous: bool, modality: Tensor, other: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
         """Reconstruct a batch.
 
         Args:
@@ -48,15 +49,21 @@ class Reconstruction(nn.Module):
             other: Modalities of the cycle, (b,); None for no cycle.
 
         Returns:
-            Reconstruction, loss of the quantiser, indices, and the volumes after the cycle.
+            Reconstruction, loss of the quantiser, its indices, and the volumes after the cycle;
+            None for what there is not.
         """
         autoencoder = self.network.autoencoder
-        encoding = autoencoder.encode(volume)
-        decoded = autoencoder.decode(encoding.continuous if continuous else encoding.quantized)
-        cycled = None
+        loss, indices, cycled = None, None, None
+        if self.quantize:
+            encoding = autoencoder.encode(volume)
+            latent = encoding.continuous if continuous else encoding.quantized
+            loss, indices = encoding.loss, encoding.indices
+        else:
+            latent = autoencoder.encode_continuous(volume)
+        decoded = autoencoder.decode(latent)
         if other is not None:
             cycled = self.translate(self.translate(volume, modality, other), other, modality)
-        return decoded, encoding.loss, encoding.indices, cycled
+        return decoded, loss, indices, cycled
 
     def translate(self, volume: Tensor, source: Tensor, target: Tensor) -> Tensor:
         """Encode, go through the prior, decode."""
@@ -70,16 +77,18 @@ class AutoencoderTrainer(StageTrainer):
     """Train ``network.autoencoder`` (with a cycle, the prior too).
 
     loss = reconstruction + ``quantizer_weight`` * quantisation + ``perceptual_weight`` * perceptual
-    + ``adversarial_weight`` * adaptive * adversarial (from step ``adversarial_start``) + ``cycle_weight`` * cycle.
+    + ``adversarial_weight`` * adaptive * adversarial (from step ``adversarial_start``) +
+    ``cycle_weight`` * cycle.
 
-    The codebook begins as latents of the first batch; every ``revive_every`` steps codes that have fallen out of use
-    move onto latents of the batch.
+    The codebook begins as latents of the first batch; every ``revive_every`` steps codes that have
+    fallen out of use move onto latents of the batch.
 
     Args:
         network: The whole network.
         reconstruction: ``l1`` (ALDM) or ``mse``.
-        continuous_share: Share of steps that decode the latent without quantising it; 1 for networks that diffuse
-            the continuous latent alone, 0 for the paper's way.
+        continuous_share: Share of steps that decode the latent without quantising it; 0 is the
+            paper's way. With 1 and ``quantizer_weight`` 0 the quantiser is left out, and its search
+            with it.
         quantizer_weight: Of the quantiser's loss.
         discriminator: Patch discriminator; None for no adversarial loss.
         discriminator_optimizer: Of its parameters.
@@ -87,8 +96,8 @@ class AutoencoderTrainer(StageTrainer):
         adversarial_start: Step from which discriminator and adversarial loss begin.
         perceptual: Called as ``perceptual(reconstruction, volume)``; None for none.
         perceptual_weight: Of the perceptual loss.
-        cycle_weight: Of L1 after source - target - source through the prior; 0 for none (it takes three times
-            the memory).
+        cycle_weight: Of L1 after source - target - source through the prior; 0 for none (it takes
+            three times the memory).
         revive_every: Steps between revivals; 0 for none after the first.
         stage: See ``StageTrainer``, as all other arguments.
 
@@ -118,7 +127,9 @@ class AutoencoderTrainer(StageTrainer):
         if (discriminator is None) != (discriminator_optimizer is None):
             raise ValueError("give both discriminator and discriminator_optimizer, or neither")
         if reconstruction not in RECONSTRUCTION:
-            raise ValueError(f"reconstruction must be one of {list(RECONSTRUCTION)}, got {reconstruction!r}")
+            raise ValueError(
+                f"reconstruction must be one of {list(RECONSTRUCTION)}, got {reconstruction!r}"
+            )
         learns = [network.autoencoder] + ([network.prior] if cycle_weight > 0 else [])
         super().__init__(network, nn.ModuleList(learns), **stage)
         device = self.state.device
@@ -129,8 +140,11 @@ class AutoencoderTrainer(StageTrainer):
         self.perceptual = None if perceptual is None else perceptual.to(device).eval()
         self.perceptual_weight, self.cycle_weight = perceptual_weight, cycle_weight
         self.revive_every = revive_every
-        self.quantizer = getattr(network.autoencoder, "quantizer", None)
-        self.reconstruct = over_ranks(Reconstruction(network), device)
+        quantize = continuous_share < 1 or quantizer_weight > 0
+        self.quantizer = getattr(network.autoencoder, "quantizer", None) if quantize else None
+        if not quantize and hasattr(network.autoencoder, "quantizer"):
+            network.autoencoder.quantizer.requires_grad_(False)
+        self.reconstruct = over_ranks(Reconstruction(network, quantize=quantize), device)
         self.discriminator = None if discriminator is None else discriminator.to(device)
         self.judge = None if discriminator is None else over_ranks(discriminator, device)
         self.decoded: Tensor | None = None
@@ -156,12 +170,15 @@ class AutoencoderTrainer(StageTrainer):
         decoded = decoded.float()
         if self.quantizer is not None:
             self.quantizer.record_usage(indices)
-        terms = {"reconstruction": self.reconstruction_loss(decoded, volume), "quantizer": quantizer_loss}
+        terms = {"reconstruction": self.reconstruction_loss(decoded, volume)}
         image_loss = terms["reconstruction"]
         if self.perceptual is not None:
             terms["perceptual"] = self.perceptual(decoded, volume)
             image_loss = image_loss + self.perceptual_weight * terms["perceptual"]
-        loss = image_loss + self.quantizer_weight * quantizer_loss
+        loss = image_loss
+        if quantizer_loss is not None:
+            terms["quantizer"] = quantizer_loss
+            loss = loss + self.quantizer_weight * quantizer_loss
         if cycled is not None:
             terms["cycle"] = F.l1_loss(cycled.float(), volume)
             loss = loss + self.cycle_weight * terms["cycle"]
@@ -180,7 +197,7 @@ class AutoencoderTrainer(StageTrainer):
 
     @torch.no_grad()
     def tend_codebook(self, volume: Tensor, generator: torch.Generator) -> None:
-        """Move unused codes onto this batch's latents, at the first step and every ``revive_every`` steps."""
+        """Move unused codes onto this batch's latents when that is due."""
         step = self.state.iteration - 1
         due = step == 0 or (self.revive_every > 0 and step % self.revive_every == 0)
         if self.quantizer is None or not due:
@@ -199,10 +216,12 @@ class AutoencoderTrainer(StageTrainer):
                     self.ema.average[name][moved] = codebook[moved].float()
 
     def after_step(self, batch: dict[str, Any], generator: torch.Generator) -> dict[str, Tensor]:
-        """Train the discriminator on the volume and its reconstruction; report how the codebook is used."""
+        """Train the discriminator on volume and reconstruction; report the codebook's use."""
         terms: dict[str, Tensor] = {}
         if self.quantizer is not None:
-            terms = {name: torch.tensor(value) for name, value in self.quantizer.usage_report().items()}
+            terms = {
+                name: torch.tensor(value) for name, value in self.quantizer.usage_report().items()
+            }
         if not self.adversarial:
             return terms
         self.discriminator.requires_grad_(True).train()
@@ -235,9 +254,11 @@ class AutoencoderTrainer(StageTrainer):
 
 
 class Reconstruct(Inferer):
-    """Encode and decode the kind of latent that the network diffuses: what stage 1 is validated on."""
+    """Encode and decode the latent that the network diffuses: what stage 1 is validated on."""
 
-    def __call__(self, inputs: Mapping[str, Any], network: TranslationNetwork, *args: Any, **kwargs: Any) -> Any:
+    def __call__(
+        self, inputs: Mapping[str, Any], network: TranslationNetwork, *args: Any, **kwargs: Any
+    ) -> Any:
         """Rows of a picture, ``target`` and ``prediction``, each (b, 1, *size)."""
         volume = inputs["image"]
         return {"target": volume, "prediction": network.decode(network.encode(volume))}

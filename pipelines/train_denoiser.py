@@ -22,8 +22,8 @@ from .training import StageTrainer
 class DenoiserTrainer(StageTrainer):
     """Train ``network.denoiser`` with the autoencoder and the prior frozen.
 
-    x_t = add_noise(target latent, noise, t) with t uniform; loss = mean squared error to the scheduler's prediction
-    type (ALDM eq. 2 for epsilon).
+    x_t = add_noise(target latent, noise, t) with t uniform; loss = mean squared error to the
+    scheduler's prediction type (ALDM eq. 2 for epsilon).
 
     Args:
         network: The whole network, its autoencoder and prior trained.
@@ -74,11 +74,15 @@ class TranslateBySampling(Inferer):
     def __init__(self, scheduler: NoiseScheduler, *, steps: int = 10, seed: int = 0) -> None:
         self.scheduler, self.steps, self.seed = scheduler, steps, seed
 
-    def __call__(self, inputs: Mapping[str, Any], network: TranslationNetwork, *args: Any, **kwargs: Any) -> Any:
-        """Rows of a picture: ``source``, ``target_like`` (the prior), ``prediction`` and ``target``."""
+    def __call__(
+        self, inputs: Mapping[str, Any], network: TranslationNetwork, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Rows of a picture: ``source``, ``target_like``, ``prediction``, ``target``."""
         latent = network.encode(inputs["source"])
         target = inputs["target_index"]
-        prior = network.prior(source_slots(latent, inputs["available"]), inputs["available"], target)
+        prior = network.prior(
+            source_slots(latent, inputs["available"]), inputs["available"], target
+        )
         noise = torch.cat(
             [
                 case_noise(self.seed, case, [network.modalities[index]], latent.shape[1:])

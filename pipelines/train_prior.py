@@ -16,7 +16,7 @@ from .training import StageTrainer
 
 
 def source_slots(latent: Tensor, available: Tensor) -> Tensor:
-    """Put each sample's source latent (b, c, *size) into its slot: (b, m, c, *size), zeros elsewhere."""
+    """Put each source latent (b, c, *size) into its slot of (b, m, c, *size), zeros elsewhere."""
     mask = available.reshape(*available.shape, *[1] * (latent.dim() - 1))
     return latent.unsqueeze(1) * mask.to(latent.dtype)
 
@@ -24,8 +24,9 @@ def source_slots(latent: Tensor, available: Tensor) -> Tensor:
 class PriorTrainer(StageTrainer):
     """Train ``network.prior`` with the autoencoder frozen.
 
-    loss = L1(prior(source latent, target).start, target latent), on scaled latents (quantised or not, as the
-    network diffuses them), + ``image_weight`` * L1 of its decoding to the target volume.
+    loss = L1(prior(source latent, target).start, target latent), on scaled latents (quantised or
+    not, as the network diffuses them), + ``image_weight`` * L1 of its decoding to the target
+    volume.
 
     Args:
         network: The whole network, its autoencoder trained and its scale measured.
@@ -66,7 +67,9 @@ class PriorTrainer(StageTrainer):
 class TranslateByPrior(Inferer):
     """The prior's own answer, decoded: what stage 2 is validated on."""
 
-    def __call__(self, inputs: Mapping[str, Any], network: TranslationNetwork, *args: Any, **kwargs: Any) -> Any:
+    def __call__(
+        self, inputs: Mapping[str, Any], network: TranslationNetwork, *args: Any, **kwargs: Any
+    ) -> Any:
         """Rows of a picture, ``source``, ``prediction`` and ``target``, each (b, 1, *size)."""
         slots = source_slots(network.encode(inputs["source"]), inputs["available"])
         start = network.prior(slots, inputs["available"], inputs["target_index"]).start

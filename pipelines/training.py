@@ -30,7 +30,7 @@ PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": t
 
 
 def precision_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """The number format of the forward pass: a name, or ``auto`` for bfloat16 where the device computes in it.
+    """The number format of the forward pass; ``auto`` is bfloat16 where the device has it.
 
     Raises:
         UsageError: No such precision.
@@ -47,12 +47,12 @@ def precision_dtype(precision: str, device: torch.device) -> torch.dtype:
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast | nullcontext[None]:
-    """Autocast on this very device (MONAI's ``amp`` speaks to CUDA only and leaves a CPU in float32)."""
+    """Autocast on this very device (MONAI's ``amp`` leaves a CPU in float32)."""
     return nullcontext() if dtype is torch.float32 else torch.autocast(device.type, dtype=dtype)
 
 
 def step_generator(seed: int, step: int, rank: int = 0) -> torch.Generator:
-    """A CPU generator of one step on one rank: a run resumed there draws what the straight run drew."""
+    """A CPU generator for one step on one rank: a resumed run draws what a straight one drew."""
     key = json.dumps(["training step", seed, step, rank]).encode()
     number = int.from_bytes(hashlib.sha256(key).digest()[:8], "big")
     return torch.Generator().manual_seed(number)
@@ -76,10 +76,11 @@ def scalars(output: Mapping[str, Any]) -> dict[str, float]:
 
 
 class StageTrainer(Trainer):
-    """One stage of training as a MONAI trainer; the stages say what is trained and what the losses are.
+    """One stage of training as a MONAI trainer; stages say what is trained, and by what losses.
 
-    A step: draw from the step's own generator, forward in autocast, backward, clip, optimizer, learning rate, EMA.
-    The output of a step is a dictionary of scalars with ``loss`` in it. An epoch is ``epoch_length`` steps.
+    A step: draw from the step's own generator, forward in autocast, backward, clip, optimizer,
+    learning rate, EMA. The output of a step is a dictionary of scalars with ``loss`` in it. An
+    epoch is ``epoch_length`` steps.
 
     Args:
         network: The whole network. All but the trained part is frozen and set to evaluation.
@@ -90,7 +91,8 @@ class StageTrainer(Trainer):
         train_data_loader: From ``training_loader``.
         optimizer: Of the trained part.
         lr_scheduler: Stepped after every step; None for a constant rate.
-        ema: Averages the trained part; its weights are validated and saved. None uses the weights themselves.
+        ema: Averages the trained part; its weights are validated and saved. None uses the weights
+            themselves.
         precision: ``auto``, ``float32``, ``bfloat16`` or ``float16``, on the CPU too.
         clip_norm: Largest norm of the gradient; None for no limit.
         channels_last: Keep weights in channels-last order (faster convolutions on most devices).
@@ -202,7 +204,9 @@ class StageTrainer(Trainer):
     def weights(self) -> dict[str, Tensor]:
         """The network's weights, averaged where there is an EMA: what is shipped."""
         with self.averaged():
-            return {name: value.detach().clone() for name, value in self.network.state_dict().items()}
+            return {
+                name: value.detach().clone() for name, value in self.network.state_dict().items()
+            }
 
     def averaged(self) -> Any:
         """Within this context the network has its averaged weights."""

@@ -1,4 +1,4 @@
-"""Training data: cases preprocessed once onto disk, and samples that are a function of (seed, number) alone."""
+"""Training data: cases preprocessed once, samples that are a function of (seed, number)."""
 
 import hashlib
 import json
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PreparedCase:
-    """One session's contrasts on one grid, preprocessed: float16 ``.npy`` files that are mapped, never loaded whole.
+    """One session's contrasts on one grid: float16 ``.npy`` files, mapped, never loaded whole.
 
     Args:
         case_id: Name of the case.
@@ -54,8 +54,9 @@ def prepare_cases(
 ) -> list[PreparedCase]:
     """Preprocess cases into a cache folder, each once: what is there already is used.
 
-    A case is found again by its files (path, size and time of change) and the preprocessing. One that cannot be
-    prepared (its contrasts lie on different grids, a file is damaged) is left out, with a warning.
+    A case is found again by its files (path, size and time of change) and the preprocessing. One
+    that cannot be prepared (its contrasts lie on different grids, a file is damaged) is left out,
+    with a warning.
 
     Args:
         cases: Such as ``find_cases`` gives; the scans of a case lie on one grid.
@@ -115,16 +116,19 @@ def prepare_case(case: Case, preprocessing: Preprocessing, cache_dir: Path) -> P
 class CropDataset(Dataset):
     """Random crops of single contrasts, for the autoencoder.
 
-    Sample ``index`` is a function of (seed, index) alone, for any index from 0 on: which case, contrast, place and
-    variation. ``len`` is the number of cases; a ``StepSampler`` goes on for ever.
+    Sample ``index`` is a function of (seed, index) alone, for any index from 0 on: which case,
+    contrast, place and variation. ``len`` is the number of cases; a ``StepSampler`` goes on for
+    ever.
 
     Args:
         data: Prepared cases.
         modalities: Names in one-hot order.
-        crop_size: Voxels on each axis; None gives the whole foreground (sizes then differ from case to case).
+        crop_size: Voxels on each axis; None gives the whole foreground (sizes then differ from case
+            to case).
         multiple: Of every side of a whole foreground, the autoencoder's downsampling.
         min_foreground: Wanted share of foreground in a crop.
-        target_weights: How often each modality is shown; None shows all alike, however many cases have it.
+        target_weights: How often each modality is shown; None shows all alike, however many cases
+            have it.
         augmentation: How crops vary; None for not at all.
         seed: Of all draws.
 
@@ -149,16 +153,23 @@ class CropDataset(Dataset):
         self.multiple, self.min_foreground = multiple, min_foreground
         self.augmentation, self.seed = augmentation, seed
         self.having = {
-            name: [case for case in self.data if self.usable(case, name)] for name in self.modalities
+            name: [case for case in self.data if self.usable(case, name)]
+            for name in self.modalities
         }
         wanted = dict.fromkeys(self.modalities, 1.0) if target_weights is None else target_weights
         unknown = sorted(set(wanted) - set(self.modalities))
         if unknown:
-            raise ValueError(f"target_weights names {unknown}, but the modalities are {self.modalities}")
-        weights = np.array([wanted.get(name, 0.0) * bool(self.having[name]) for name in self.modalities])
+            raise ValueError(
+                f"target_weights names {unknown}, but the modalities are {self.modalities}"
+            )
+        weights = np.array(
+            [wanted.get(name, 0.0) * bool(self.having[name]) for name in self.modalities]
+        )
         if weights.sum() <= 0:
             raise NoInputError(
-                f"none of {len(self.data)} cases can be used for training", self.advice, code="E_NO_CASES"
+                f"none of {len(self.data)} cases can be used for training",
+                self.advice,
+                code="E_NO_CASES",
             )
         self.probabilities = weights / weights.sum()
 
@@ -202,13 +213,15 @@ class CropDataset(Dataset):
 class PairDataset(CropDataset):
     """The same crop of two contrasts of a case, source and target, for the prior and the denoiser.
 
-    The target is drawn first (so that a rare contrast is wanted as often as a common one), then a case that has it,
-    then the source among the case's other contrasts; with ``identity_share`` the source is the target itself.
-    Intensity jitter falls on the source alone. The other arguments are ``CropDataset``'s.
+    The target is drawn first (so that a rare contrast is wanted as often as a common one), then a
+    case that has it, then the source among the case's other contrasts; with ``identity_share`` the
+    source is the target itself. Intensity jitter falls on the source alone. The other arguments are
+    ``CropDataset``'s.
 
     Args:
         identity_share: Share of samples whose source is the target.
-        source_weights: How often each of a case's other contrasts is the source; None draws them alike.
+        source_weights: How often each of a case's other contrasts is the source; None draws them
+            alike.
     """
 
     advice = "give cases that have at least two contrasts, one of them with a positive weight"
@@ -232,11 +245,13 @@ class PairDataset(CropDataset):
         return modality in case.volumes and bool(sources)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """``source``, ``target`` (1, x, y, z), their indices, ``available`` (m,) bool and ``case``."""
+        """``source``, ``target`` (1, x, y, z), their indices, ``available`` (m,), ``case``."""
         rng = np.random.default_rng([self.seed, index])
         case, target = self.draw_target(rng)
         others = [
-            other for other, name in enumerate(self.modalities) if name in case.volumes and other != target
+            other
+            for other, name in enumerate(self.modalities)
+            if name in case.volumes and other != target
         ]
         weights = np.array([self.source_weights[self.modalities[other]] for other in others])
         source = int(rng.choice(others, p=weights / weights.sum()))
@@ -246,12 +261,22 @@ class PairDataset(CropDataset):
         names = [self.modalities[source], self.modalities[target]]
         crops = read_view([case.volume(name) for name in names], view)
         return pair(
-            self.jitter(crops[:1].clone(), rng), crops[1:], source, target, len(self.modalities), case
+            self.jitter(crops[:1].clone(), rng),
+            crops[1:],
+            source,
+            target,
+            len(self.modalities),
+            case,
         )
 
 
 def pair(
-    source: Tensor, target: Tensor, source_index: int, target_index: int, count: int, case: PreparedCase
+    source: Tensor,
+    target: Tensor,
+    source_index: int,
+    target_index: int,
+    count: int,
+    case: PreparedCase,
 ) -> dict[str, Any]:
     """A sample of two contrasts as the prior wants it."""
     return {
@@ -265,7 +290,7 @@ def pair(
 
 
 class ValidationVolumes(Dataset):
-    """Every contrast of every case, whole, in order: ``image``, ``mask`` (1, x, y, z), ``modality``, ``case``.
+    """Every contrast of every case, whole, in order: ``image``, ``mask``, ``modality``, ``case``.
 
     Args:
         data: Prepared cases.
@@ -273,7 +298,9 @@ class ValidationVolumes(Dataset):
         multiple: Of every side, the autoencoder's downsampling.
     """
 
-    def __init__(self, data: Sequence[PreparedCase], modalities: Sequence[str], *, multiple: int = 4) -> None:
+    def __init__(
+        self, data: Sequence[PreparedCase], modalities: Sequence[str], *, multiple: int = 4
+    ) -> None:
         self.data, self.modalities, self.multiple = list(data), list(modalities), multiple
         self.items = [
             (case, index)
@@ -300,7 +327,7 @@ class ValidationVolumes(Dataset):
 
 
 class ValidationPairs(Dataset):
-    """Every (source, target) of every case, whole, in order: a ``PairDataset``'s sample and its ``mask``.
+    """Every (source, target) of every case, whole: a ``PairDataset``'s sample and its ``mask``.
 
     Args:
         data: Prepared cases.
@@ -349,7 +376,9 @@ def read_mask(mask: np.ndarray, view: View) -> Tensor:
 
 
 class StepSampler(Sampler[list[int]]):
-    """Batches of sample numbers, for ever: step s of rank r has the numbers from (s * ranks + r) * batch_size on.
+    """Batches of sample numbers, for ever.
+
+    Step s of rank r has the numbers from (s * ranks + r) * batch_size on.
 
     Args:
         batch_size: Samples a batch, on each rank.

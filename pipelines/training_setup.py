@@ -1,10 +1,11 @@
-"""What a training configuration builds first: the process, the network and its weights, the learning rate."""
+"""What a training configuration builds first: process, network, weights, learning rate."""
 
 import logging
 import math
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,8 +35,8 @@ def load_network(
         network: To be filled.
         weights: File of the stage before; None leaves the whole network as it is.
         device: Where to.
-        fresh: Of ``prior`` and ``denoiser``, what is yet to be trained: the file's may be of another size, made for
-            another schedule or another kind of latent, and is not used.
+        fresh: Of ``prior`` and ``denoiser``, what is yet to be trained: the file's may be of
+            another size, made for another schedule or another kind of latent, and is not used.
 
     Raises:
         WeightsError: The file is unreadable, or the rest of it does not fit.
@@ -73,6 +74,30 @@ def load_network(
     return network.to(device)
 
 
+def start_from_linear_code(
+    network: TranslationNetwork, dataset: Iterable[Mapping[str, Any]], *, whitening: float = 0.0
+) -> None:
+    """Begin an autoencoder that has a linear skip at its training volumes' components.
+
+    Without a linear skip nothing happens. To be called before anything copies the weights.
+
+    Args:
+        network: Its autoencoder is untrained.
+        dataset: Samples with ``image`` (1, *size), such as ``ValidationVolumes`` over training
+            cases.
+        whitening: See ``VQGAN.fit_linear_skip``.
+    """
+    autoencoder = network.autoencoder
+    if getattr(getattr(autoencoder, "encoder", None), "skip", None) is None:
+        return
+    volumes = (sample["image"][None] for sample in dataset)
+    variance = autoencoder.fit_linear_skip(volumes, whitening=whitening)
+    kept = float(variance[: autoencoder.latent_channels].sum() / variance.sum())
+    logger.info(
+        f"linear code of {autoencoder.latent_channels} channels: {kept:.2%} of the variance"
+    )
+
+
 def prepare_process(seed: int, *, threads: int | None = None) -> None:
     """Log to the terminal, seed the network's initial weights, join the other ranks under torchrun.
 
@@ -96,9 +121,10 @@ def prepare_process(seed: int, *, threads: int | None = None) -> None:
 def warmup_cosine(
     optimizer: Optimizer, *, max_steps: int, warmup_steps: int = 0, final: float = 0.0
 ) -> LambdaLR:
-    """Linear warm-up, then a half cosine down to ``final`` times the optimizer's rate at ``max_steps``.
+    """Linear warm-up, then a half cosine down to ``final`` times the rate at ``max_steps``.
 
-    With ``final`` 1 the rate is constant after the warm-up. It is never scaled by batch size or ranks.
+    With ``final`` 1 the rate is constant after the warm-up. It is never scaled by batch size or
+    ranks.
     """
 
     def factor(step: int) -> float:

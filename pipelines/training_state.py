@@ -22,11 +22,17 @@ logger = logging.getLogger(__name__)
 
 
 def random_state() -> dict[str, Any]:
-    """States of the global generators (for networks with dropout), in types that load with ``weights_only``."""
+    """States of the global generators (for dropout), in types that ``weights_only`` loads."""
     kind, keys, position, has_gauss, gauss = np.random.get_state()
     return {
         "python": random.getstate(),
-        "numpy": (kind, torch.from_numpy(keys.astype(np.int64)), int(position), int(has_gauss), float(gauss)),
+        "numpy": (
+            kind,
+            torch.from_numpy(keys.astype(np.int64)),
+            int(position),
+            int(has_gauss),
+            float(gauss),
+        ),
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
@@ -85,7 +91,9 @@ class Checkpointing:
             return
         save_weights(engine.weights(), self.weights_path)
         self.checkpoint_path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.checkpoint_path.with_name(f".{self.checkpoint_path.name}.{os.getpid()}.tmp")
+        temporary = self.checkpoint_path.with_name(
+            f".{self.checkpoint_path.name}.{os.getpid()}.tmp"
+        )
         try:
             torch.save(engine.checkpoint(), temporary)
             os.replace(temporary, self.checkpoint_path)
