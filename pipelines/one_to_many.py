@@ -13,20 +13,21 @@ from torch.nn import functional as F
 from voxlate.data_prep import UsageError, parse_modality
 from voxlate.networks import TranslationNetwork
 
+from .crops import BACKGROUND, MARGIN
 from .sampler import sample
 from .seeds import case_generator, draw_noise
 
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[str, int, int], None]
-BACKGROUND = -1.0
 
 
 class OneToMany:
     """Encode the source once, ask the prior for every target, denoise them together, decode each.
 
-    The volume is padded with background to the autoencoder's multiple and cropped back: no voxel is
-    dropped. Decoding goes one target at a time, since that is where memory peaks. A GPU without
+    The networks see the whole head and a margin around it, as in training (their norms average over
+    what they see, so a wider empty border would shift intensities), padded with background to the
+    autoencoder's multiple. What lies outside is background in the answer: no voxel is dropped. Decoding goes one target at a time, since that is where memory peaks. A GPU without
     memory for all targets at once denoises fewer at a time; the noise belongs to (seed, case,
     target), so nothing else changes.
 
@@ -72,7 +73,9 @@ class OneToMany:
         known = list(self.network.modalities)
         report("encode", 0, 1)
         autoencoder: Any = self.network.autoencoder
-        latent = self.network.encode(pad_to_multiple(volume, autoencoder.downsampling))
+        head = (slice(None), slice(None), *head_box(volume))
+        shown = volume[head]
+        latent = self.network.encode(pad_to_multiple(shown, autoencoder.downsampling))
         slots = latent.new_zeros((1, len(known), *latent.shape[1:]))
         slots[:, known.index(source)] = latent
         report("encode", 1, 1)
@@ -93,9 +96,10 @@ class OneToMany:
             decoded.append(self.network.decode(answer[None]).float().clamp(-1, 1))
         report("decode", len(answers), len(answers))
         made = torch.cat(decoded)
-        for axis, length in enumerate(volume.shape[2:], start=2):
-            made = made.narrow(axis, 0, length)
-        return made
+        whole = made.new_full((len(targets), *volume.shape[1:]), BACKGROUND)
+        inside = (slice(None), slice(None), *(slice(length) for length in shown.shape[2:]))
+        whole[head] = made[inside]
+        return whole
 
     def _answers(
         self,
@@ -165,6 +169,20 @@ def resolve_targets(
     if not wanted:
         raise UsageError("no target", "name at least one contrast", code="E_TARGET")
     return source, wanted
+
+
+def head_box(volume: Tensor, margin: int = MARGIN) -> list[slice]:
+    """Where the head is in (1, 1, *size), background -1, with ``margin`` voxels around it.
+
+    A volume of background alone is all head.
+    """
+    inside = volume[0, 0] > BACKGROUND
+    box = []
+    for axis, length in enumerate(inside.shape):
+        present = inside.movedim(axis, 0).flatten(1).any(1).nonzero()
+        first, last = (int(present[0]), int(present[-1])) if len(present) else (0, length - 1)
+        box.append(slice(max(first - margin, 0), min(last + 1 + margin, length)))
+    return box
 
 
 def pad_to_multiple(volume: Tensor, multiple: int) -> Tensor:
