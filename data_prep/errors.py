@@ -1,4 +1,4 @@
-"""What a person is told when something they gave cannot be used: one line, one code, one exit status."""
+"""What a person is told when something cannot be used: one line, one code, one exit status."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import ClassVar
 
 
 def printable(text: str | os.PathLike[str]) -> str:
-    """Return ``text`` on one line, with control characters and undecodable bytes written as escapes."""
+    """Return ``text`` on one line: control characters and undecodable bytes become escapes."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in os.fspath(text))
 
 
 class VoxlateError(Exception):
     """A refusal that a user can act on.
 
-    ``str(error)`` is one line, ``<file>: <what is wrong> - <what to do>``; the command line prints it
-    and ends with ``exit_code``.
+    ``str(error)`` is one line, ``<file>: <what is wrong> - <what to do>``; the command line
+    prints it and ends with ``exit_code``.
 
     Args:
         what: What is wrong, without a full stop.

@@ -143,8 +143,8 @@ def plan_grid(
         if flipped[axis]:
             low, high = n - high, n - low
         first = _first_sample(n, s, t)
-        low = math.floor((low - first) * s / t)
-        high = math.ceil((high - 1 - first) * s / t) + 1
+        low = math.ceil((low - 0.5 - first) * s / t - 1e-6)  # samples between the voxels' faces
+        high = math.floor((high - 0.5 - first) * s / t + 1e-6) + 1
         length = max(int(size[axis]), high - low)
         if length > size[axis]:
             length = math.ceil(length / multiple_of) * multiple_of
@@ -177,10 +177,6 @@ def to_scan_grid(volume: FloatArray, plan: GridPlan, *, background: float) -> Fl
     inside, outside = _overlap(plan)
     full[outside] = volume[inside]
     turned = _resample(full, plan.spacing, plan.turned_spacing, plan.turned_shape)
-    if plan.resampled:  # splines overshoot at edges; the range of the values is kept
-        low = min(background, float(volume.min()))
-        high = max(background, float(volume.max()))
-        turned = turned.clip(low, high)
     back = np.argsort(plan.order)
     return np.ascontiguousarray(_flip(turned, plan).transpose(back), dtype=np.float32)
 

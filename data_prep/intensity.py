@@ -37,10 +37,17 @@ class IntensityMap:
 def percentile_map(
     volume: FloatArray, mask: BoolArray, percentiles: tuple[float, float]
 ) -> IntensityMap:
-    """Find the map whose limits are two percentiles of the intensities inside ``mask``."""
-    low, high = np.percentile(volume[mask], percentiles)
+    """Find the map whose limits are two percentiles of the intensities inside ``mask``.
+
+    Voxels inside that were cleared to the one value of everything outside do not count.
+    """
+    values, outside = volume[mask], volume[~mask]
+    if outside.size and outside.min() == outside.max():
+        kept = values[values != outside[0]]
+        values = kept if kept.size else values
+    low, high = np.percentile(values, percentiles)
     if not high > low:  # more than 99 % of the head at one value: use what there is
-        low, high = float(volume[mask].min()), float(volume[mask].max())
+        low, high = float(values.min()), float(values.max())
     return IntensityMap(float(low), float(high) if high > low else float(low) + 1.0)
 
 
@@ -51,8 +58,8 @@ def foreground(
 
     Where the background was cleared (one exact value fills a solid part of the volume, as after
     skull stripping) the foreground is every voxel above that value, or unlike it where intensities
-    lie on both sides. Otherwise it is a generous head mask: Otsu's threshold on the square roots
-    of block means, the largest part, closed, filled and dilated.
+    lie on both sides, and the holes enclosed by them. Otherwise it is a generous head mask: Otsu's
+    threshold on the square roots of block means, the largest part, closed, filled and dilated.
 
     Args:
         volume: Intensities (X, Y, Z) in any unit.
@@ -66,7 +73,8 @@ def foreground(
         return _head_mask(volume, spacing)
     below = np.count_nonzero(volume < value)
     above = np.count_nonzero(volume > value)
-    return volume != value if below > 0.1 * above else volume > value
+    mask = volume != value if below > 0.1 * above else volume > value
+    return np.asarray(ndimage.binary_fill_holes(mask))
 
 
 def _cleared_background(volume: FloatArray) -> np.float32 | None:

@@ -1,4 +1,4 @@
-"""The NIfTI format, byte by byte: header, geometry and voxels of one file, or the reason why not."""
+"""The NIfTI format, byte by byte: header, geometry and voxels of one file, or why not."""
 
 from __future__ import annotations
 
@@ -275,7 +275,8 @@ def _header(stream: _Stream, file: _File) -> nib.Nifti1Header:
     if head[4:8] == b"n+2\0":
         if len(head) < 540:
             raise file.truncated()
-        kind, size = nib.Nifti2Header, 540
+        kind: type[nib.Nifti1Header] = nib.Nifti2Header
+        size = 540
     elif head[344:348] == b"n+1\0":
         kind, size = nib.Nifti1Header, 348
     elif head[344:348] == b"ni1\0" or head[4:8] == b"ni2\0":

@@ -1,8 +1,8 @@
 """A brain that never lived: registered contrasts computed from tissues through MR signal equations.
 
-Anatomy is drawn in an adult's millimetres (a brain of 140 x 176 x 132 mm) and shrunk where the grid
-is smaller: a cortex folded along the zero sheets of a smooth random field, white matter, ventricles,
-deep grey nuclei and lesions. Each voxel mixes the signals of the tissues in it.
+Anatomy is drawn in an adult's millimetres (a brain of 140 x 176 x 132 mm) and shrunk where the
+grid is smaller: a cortex folded along the zero sheets of a smooth random field, white matter,
+ventricles, deep grey nuclei and lesions. Each voxel mixes the signals of the tissues in it.
 """
 
 from __future__ import annotations
@@ -228,9 +228,8 @@ def _anatomy(
     draw("white", soft(pial - 2.8))
     swell = rng.uniform(0.85, 1.25)
     side = np.abs(x)
-    for centre, size in (((25, 4, 2), (6, 14, 9)), ((9, -9, 2), (7, 12, 8))):
-        inner = _ellipsoid(side, y, z, centre, size)
-        draw("deep_grey", soft(inner))
+    draw("deep_grey", soft(_ellipsoid(side, y, z, (25, 4, 2), (6, 14, 9))))
+    draw("deep_grey", soft(_ellipsoid(side, y, z, (9, -9, 2), (7, 12, 8))))
     bend = side - 9 - 0.006 * (y + 5) ** 2 * (y < -5)
     horns = _ellipsoid(bend, y, z - 14 + 0.004 * y**2, (0, -4, 0), (6 * swell, 36, 7 * swell))
     draw("deep_grey", soft(_ellipsoid(side, y, z, (15, 16, 10), (4, 12, 6))))
@@ -244,8 +243,7 @@ def _anatomy(
             break
         i, j, k = sites[rng.integers(len(sites))]
         centre = (float(x[i, 0, 0]), float(y[0, j, 0]), float(z[0, 0, k]))
-        sizes = rng.uniform(3.5, 8.0, size=3)
-        share = soft(_ellipsoid(x, y, z, centre, tuple(sizes))) * white
+        share = soft(_ellipsoid(x, y, z, centre, tuple(rng.uniform(3.5, 8.0, size=3)))) * white
         draw("lesion", share)
         enhancing *= 1 - share
         if number % 2 == 0:

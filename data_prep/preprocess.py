@@ -16,6 +16,9 @@ from .geometry import GridPlan
 from .intensity import BACKGROUND, IntensityMap, foreground, percentile_map
 from .reading import Scan
 
+ROUNDS = 4  #: of fitting a resampled volume into its limits
+EDGE = 0.25  #: share of the head in a resampled voxel from which on it is not background
+
 
 @dataclass(frozen=True)
 class Record:
@@ -93,9 +96,9 @@ class Preprocessing:
         elif not plan.fits(scan.shape, scan.affine):
             _refuse_other_grid(scan, plan.scan_shape, plan.scan_affine)
         intensity = percentile_map(scan.data, inside, self.percentiles)
-        values = geometry.to_model_grid(scan.data, plan, background=intensity.low)
-        mask = geometry.to_model_grid(inside.astype(np.float32), plan, background=0.0) > 0.5
-        volume = np.where(mask, intensity.apply(values), np.float32(BACKGROUND))
+        values = np.where(inside, intensity.apply(scan.data), np.float32(BACKGROUND))
+        mask = geometry.to_model_grid(inside.astype(np.float32), plan, background=0.0) > EDGE
+        volume = _resample_within_limits(values, mask, plan)
         return Prepared(
             volume=torch.from_numpy(volume)[None],
             foreground=torch.from_numpy(mask)[None],
@@ -132,7 +135,11 @@ class Preprocessing:
         values = values.reshape(values.shape[-3:])
         if values.shape != record.plan.shape:
             raise ValueError(f"volume must have shape {record.plan.shape}, got {values.shape}")
-        return geometry.to_scan_grid(values, record.plan, background=background)
+        restored = geometry.to_scan_grid(values, record.plan, background=background)
+        if record.plan.resampled:  # splines overshoot at edges; the range of the values is kept
+            low, high = float(values.min()), float(values.max())
+            restored = restored.clip(min(low, background), max(high, background))
+        return restored
 
     def _plan(self, scan: Scan, inside: npt.NDArray[np.bool_]) -> GridPlan:
         return geometry.plan_grid(
@@ -143,6 +150,23 @@ class Preprocessing:
             size=self.size,
             multiple_of=self.multiple_of,
         )
+
+
+def _resample_within_limits(
+    values: npt.NDArray[np.float32], mask: npt.NDArray[np.bool_], plan: GridPlan
+) -> npt.NDArray[np.float32]:
+    """Take intensities to the model's grid, within [-1, 1] and -1 outside the mask.
+
+    A spline overshoots at edges. What clipping the overshoot would take from the way back is added
+    again inside the limits, a few times over: 6 to 10 dB on the way back where slices are thick.
+    """
+    volume = geometry.to_model_grid(values, plan, background=BACKGROUND)
+    for remaining in reversed(range(ROUNDS if plan.resampled else 1)):
+        volume = np.where(mask, volume.clip(-1, 1), np.float32(BACKGROUND))
+        if remaining:
+            lost = values - geometry.to_scan_grid(volume, plan, background=BACKGROUND)
+            volume += geometry.to_model_grid(lost, plan, background=0.0)
+    return volume
 
 
 def _bounding_box(mask: npt.NDArray[np.bool_]) -> geometry.Box:
