@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -158,7 +159,7 @@ def denoiser_sources(denoiser: Denoiser, *, heads_first: bool) -> dict[str, Sour
 
     count = 1
     for level_index, level in enumerate(denoiser.down):
-        for index, layer in enumerate(level.layers):
+        for index, layer in enumerate(cast(nn.ModuleList, level.layers)):
             theirs = f"input_blocks.{count}"
             add(f"down.{level_index}.layers.{index}", layer, f"{theirs}.0", f"{theirs}.1")
             count += 1
@@ -168,7 +169,7 @@ def denoiser_sources(denoiser: Denoiser, *, heads_first: bool) -> dict[str, Sour
     add("middle.1", denoiser.middle[1], "middle_block.2", "")
     count = 0
     for level_index, level in enumerate(denoiser.up):
-        for index, layer in enumerate(level.layers):
+        for index, layer in enumerate(cast(nn.ModuleList, level.layers)):
             theirs = f"output_blocks.{count}"
             add(f"up.{level_index}.layers.{index}", layer, f"{theirs}.0", f"{theirs}.1")
             attends = layer.attention is not None or layer.cross_attention is not None

@@ -1,7 +1,8 @@
-"""Orthonormal Haar wavelet split and merge for 1 to 3 dimensions, by reshape and add (no convolution).
+"""Orthonormal Haar wavelet split and merge in 1 to 3 dimensions, by reshape and add.
 
-One level turns ``c`` channels into ``c * 2**d`` sub-bands at half the size. The bands count in binary over the
-axes, first axis first, 0 = low (sum) and 1 = high (first minus second): in 3D LLL, LLH, LHL, LHH, HLL, ..., HHH.
+One level turns ``c`` channels into ``c * 2**d`` sub-bands at half the size. The bands count in
+binary over the axes, first axis first, 0 = low (sum) and 1 = high (first minus second): in 3D LLL,
+LLH, LHL, LHH, HLL, ..., HHH.
 Channels are band-major: all channels of LLL, then all of LLH, and so on.
 """
 
@@ -14,8 +15,8 @@ from torch import Tensor
 def haar_split(volume: Tensor, spatial_dims: int = 3) -> Tensor:
     """Split features into their Haar sub-bands.
 
-    Along one axis, low = (first + second) / sqrt(2) and high = (first - second) / sqrt(2), so the transform is
-    orthonormal: it keeps the sum of squares.
+    Along one axis, low = (first + second) / sqrt(2) and high = (first - second) / sqrt(2), so the
+    transform is orthonormal: it keeps the sum of squares.
 
     Args:
         volume: Features of shape (b, c, *size); every spatial size even.

@@ -1,4 +1,4 @@
-"""Vector quantiser: nearest code by chunked search, straight-through gradient, dead codes revived."""
+"""Vector quantiser: chunked nearest-code search, straight-through gradient, dead codes revived."""
 
 from typing import NamedTuple
 
@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+
 class Quantized(NamedTuple):
-    """What quantising a latent gives: the codes it became, their indices, and the loss that trains them."""
+    """What quantising gives: the codes a latent became, their indices, the loss to train them."""
 
     latent: Tensor
     indices: Tensor
@@ -17,8 +18,8 @@ class Quantized(NamedTuple):
 def nearest_code(tokens: Tensor, codebook: Tensor, chunk_entries: int = 2097152) -> Tensor:
     """Index of the nearest code (squared Euclidean distance) for every token.
 
-    The distances are sums of element-wise products, never a matrix product, so that autocast cannot round them
-    to bfloat16 (which changes 1.6 % of the indices).
+    The distances are sums of element-wise products, never a matrix product, so that autocast cannot
+    round them to bfloat16 (which changes 1.6 % of the indices).
 
     Args:
         tokens: (n, d), any floating dtype; compared in float32 (float64 stays float64).
@@ -48,11 +49,12 @@ def nearest_code(tokens: Tensor, codebook: Tensor, chunk_entries: int = 2097152)
 class VectorQuantizer(nn.Module):
     """Replace each latent vector by its nearest code (van den Oord et al. 2017, eq. 1 to 3).
 
-    loss = mean((z_q - sg(z))^2) + beta * mean((sg(z_q) - z)^2): beta is on the commitment term, as in the paper.
-    ``legacy=True`` puts it on the codebook term instead, as taming-transformers and ALDM's code have it.
+    loss = mean((z_q - sg(z))^2) + beta * mean((sg(z_q) - z)^2): beta is on the commitment term, as
+    in the paper. ``legacy=True`` puts it on the codebook term instead, as taming-transformers and
+    ALDM's code have it.
 
-    A latent with more channels than ``code_dim`` is quantised in groups of ``code_dim`` channels from the one
-    codebook.
+    A latent with more channels than ``code_dim`` is quantised in groups of ``code_dim`` channels
+    from the one codebook.
 
     Args:
         num_codes: Codebook size (8192 in ALDM, Table A).
@@ -61,11 +63,17 @@ class VectorQuantizer(nn.Module):
         legacy: Where beta stands, see above.
     """
 
-    def __init__(self, num_codes: int, code_dim: int, *, beta: float = 0.25, legacy: bool = False) -> None:
+    usage: Tensor
+
+    def __init__(
+        self, num_codes: int, code_dim: int, *, beta: float = 0.25, legacy: bool = False
+    ) -> None:
         super().__init__()
         self.num_codes, self.code_dim = num_codes, code_dim
         self.beta, self.legacy = beta, legacy
-        self.codebook = nn.Parameter(torch.empty(num_codes, code_dim).uniform_(-1 / num_codes, 1 / num_codes))
+        self.codebook = nn.Parameter(
+            torch.empty(num_codes, code_dim).uniform_(-1 / num_codes, 1 / num_codes)
+        )
         self.register_buffer("usage", torch.zeros(num_codes), persistent=False)
 
     def tokens(self, latent: Tensor) -> Tensor:
@@ -83,7 +91,7 @@ class VectorQuantizer(nn.Module):
             latent: (b, g * d, *size).
 
         Returns:
-            The straight-through latent of the same shape, indices (b, *size, g) and the scalar loss.
+            The straight-through latent (same shape), indices (b, *size, g) and the scalar loss.
         """
         groups = latent.shape[1] // self.code_dim
         found = nearest_code(self.tokens(latent), self.codebook)
@@ -100,13 +108,15 @@ class VectorQuantizer(nn.Module):
 
     @torch.no_grad()
     def record_usage(self, indices: Tensor, *, decay: float = 0.99) -> None:
-        """Update the running count of how often each code was chosen (per step, exponentially averaged)."""
+        """Update the running average of how often each code is chosen in a step."""
         counts = torch.bincount(indices.flatten(), minlength=self.num_codes).to(self.usage)
         self.usage.mul_(decay).add_(counts, alpha=1 - decay)
 
     @torch.no_grad()
-    def revive_dead_codes(self, latent: Tensor, *, below: float = 1e-3, generator: torch.Generator) -> int:
-        """Move codes chosen (on average) less than ``below`` times a step onto latent vectors drawn at random.
+    def revive_dead_codes(
+        self, latent: Tensor, *, below: float = 1e-3, generator: torch.Generator
+    ) -> int:
+        """Move codes chosen less than ``below`` times a step onto latent vectors drawn at random.
 
         On a fresh codebook every code is dead: the first call is its initialisation from data.
 
@@ -126,10 +136,13 @@ class VectorQuantizer(nn.Module):
         return len(dead)
 
     def usage_report(self) -> dict[str, float]:
-        """Share of codes in use and perplexity of the running counts (both 0 before any were recorded)."""
+        """Share of codes in use and perplexity of the running counts; 0 before any are recorded."""
         total = self.usage.sum()
         if total == 0:
             return {"codes_used": 0.0, "perplexity": 0.0}
         share = self.usage / total
         entropy = -(share * (share + 1e-12).log()).sum()
-        return {"codes_used": float((self.usage > 1e-3).float().mean()), "perplexity": float(entropy.exp())}
+        return {
+            "codes_used": float((self.usage > 1e-3).float().mean()),
+            "perplexity": float(entropy.exp()),
+        }

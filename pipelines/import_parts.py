@@ -77,16 +77,17 @@ def aldm_generator(state: Mapping[str, Tensor]) -> tuple[nn.Module, dict[str, An
         if name not in names:
             raise ValueError(f"missing keys: spade.{name} (an older generator has no counterpart)")
     classes = {int(name.split(".")[4]) for name in names if ".spades." in name}
-    z_dim = state[names["block.0.conv_0.weight"]].shape[1]
-    width = state[names["block.1.conv_0.weight"]].shape[1]
+    first, second = (state[names[f"block.{index}.conv_0.weight"]] for index in (0, 1))
+    z_dim, width = first.shape[1], second.shape[1]
     generator = ms_spade_from_aldm(state, num_classes=len(classes), z_dim=z_dim, nf=width)
+    hidden = state[names["block.0.norm_0.spades.0.mlp_shared.0.weight"]].shape[0]
     return generator, {
         "_target_": "voxlate.networks.MSSpadeGenerator",
         "latent_channels": z_dim,
         "num_modalities": len(classes),
         "features": width,
-        "hidden": generator.blocks[0].norm1.shared.weight.shape[1],
-        "spatial_dims": generator.blocks[0].norm1.shared.spatial_dims,
+        "hidden": hidden,
+        "spatial_dims": first.dim() - 2,
     }
 
 
@@ -99,17 +100,17 @@ def generative_parts(state: Mapping[str, Tensor], settings: Mapping[str, Any]) -
     if named == ["vqvae"]:
         vqvae = vqvae_from_generative(state, **arguments)
         network = {"_target_": "monai.networks.nets.VQVAE", **arguments}
-        target = {"_target_": "voxlate.networks.autoencoder.VQVAEAutoencoder", "network": network}
-        return {"autoencoder": (VQVAEAutoencoder(vqvae), target)}
+        seam = {"_target_": "voxlate.networks.autoencoder.VQVAEAutoencoder", "network": network}
+        return {"autoencoder": (VQVAEAutoencoder(vqvae), seam)}
     described = arguments | attention_of(state)
     if named == ["autoencoder_kl"]:
         autoencoder = autoencoder_kl_from_generative(state, **arguments)
         network = {"_target_": "monai.networks.nets.AutoencoderKL", **described}
-        target = {"_target_": "voxlate.networks.autoencoder.KLAutoencoder", "network": network}
-        return {"autoencoder": (KLAutoencoder(autoencoder), target)}
+        seam = {"_target_": "voxlate.networks.autoencoder.KLAutoencoder", "network": network}
+        return {"autoencoder": (KLAutoencoder(autoencoder), seam)}
     unet = diffusion_unet_from_generative(state, **arguments)
     count = arguments.get("num_class_embeds") or arguments.get("cross_attention_dim") or 0
-    target = {
+    target: dict[str, Any] = {
         "_target_": "voxlate.networks.monai_denoiser.MonaiDenoiser",
         "num_modalities": count,
         "network": {"_target_": "monai.networks.nets.DiffusionModelUNet", **described},
