@@ -27,7 +27,7 @@ FloatArray = npt.NDArray[np.float32]
 Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 
 SAME_SPACING = 1e-3  #: mm; closer spacings are one, and voxels are copied
-DAMPING = 1e-3  #: of the least-squares fit, where the coarse grid has more detail than samples
+DAMPING = 1e-3  #: share of its power below which a detail, hidden between samples, is damped
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,7 @@ def _overlap(plan: GridPlan) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
 
 
 def _resampled_size(n: int, spacing: float, target: float) -> int:
-    return n if spacing == target else math.ceil(n * spacing / target - 1e-6)
+    return n if spacing == target else max(1, round(n * spacing / target))
 
 
 def _first_sample(n: int, spacing: float, target: float) -> float:
@@ -239,6 +239,6 @@ def _fit_matrix(coarse: int, fine: int, spacing: float, target: float) -> FloatA
     """Least-squares fit (coarse, fine) of the spline that ``_spline_matrix`` evaluates."""
     spline = _spline_matrix(coarse, fine, spacing, target).astype(np.float64)
     left, values, right = np.linalg.svd(spline, full_matrices=False)
-    density = fine / coarse  # singular values of a well-sampled axis are about its square root
-    gain = values / (values**2 + DAMPING * density * (values < math.sqrt(density * DAMPING)))
+    power = fine / coarse  # about that of a detail which is sampled well
+    gain = values / np.maximum(values**2, DAMPING * power)
     return np.asarray((right.T * gain) @ left.T, dtype=np.float32)

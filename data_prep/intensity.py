@@ -14,6 +14,7 @@ BoolArray = npt.NDArray[np.bool_]
 BACKGROUND = -1.0
 MIN_STRIPPED = 0.15  #: share of voxels at one value above which it may be a cleared background
 MIN_SOLID = 0.5  #: share of those whose six neighbours have that value too
+MIN_PART = 0.02  #: of the largest part of a head mask; smaller ones are noise
 COARSE_MM = 3.0  #: voxel size at which a head mask is found
 
 
@@ -59,7 +60,7 @@ def foreground(
     Where the background was cleared (one exact value fills a solid part of the volume, as after
     skull stripping) the foreground is every voxel above that value, or unlike it where intensities
     lie on both sides, and the holes enclosed by them. Otherwise it is a generous head mask: Otsu's
-    threshold on the square roots of block means, the largest part, closed, filled and dilated.
+    threshold on the square roots of block means without specks, closed, filled and dilated.
 
     Args:
         volume: Intensities (X, Y, Z) in any unit.
@@ -102,9 +103,10 @@ def _head_mask(volume: FloatArray, spacing: tuple[float, float, float]) -> BoolA
         return np.ones(volume.shape, dtype=bool)
     scaled = np.sqrt(((coarse - low) / (high - low)).clip(0, 1))
     mask = scaled > _otsu(scaled)
-    parts, count = ndimage.label(ndimage.binary_opening(mask))
-    if count:
-        mask = parts == 1 + np.bincount(parts.ravel())[1:].argmax()
+    parts, _ = ndimage.label(mask)
+    sizes = np.bincount(parts.ravel())
+    sizes[0] = 0
+    mask = (sizes > MIN_PART * sizes.max())[parts]  # brain and scalp stay, specks of noise go
     padded = np.pad(mask, 4)
     closed = ndimage.binary_closing(padded, iterations=3)
     filled = ndimage.binary_fill_holes(closed)

@@ -25,6 +25,8 @@ Affine = npt.NDArray[np.float64]
 MAX_NONFINITE = 1e-3  #: share of NaN or infinite voxels that is set to 0 with a warning
 MIN_VOXELS = 32
 MIN_EXTENT_MM = 60.0
+MIN_SPACING_MM, MAX_SPACING_MM = 0.3, 5.0
+MAX_INTENSITY = 1e6
 MAX_LABELS = 64  #: a volume with no more distinct values than this, all whole, is a label map
 
 
@@ -92,7 +94,7 @@ def read_scan(
         affine=image.affine,
         header=image.header,
         dtype=image.dtype,
-        warnings=(*image.warnings, *notes),
+        warnings=(*image.warnings, *notes, *_unusual(data, image.affine)),
         sha256=image.sha256,
     )
     _refuse_small(scan, min_voxels, min_extent_mm)
@@ -184,6 +186,18 @@ def _finite(data: FloatArray, path: Path) -> tuple[FloatArray, tuple[str, ...]]:
         )
     data = np.where(bad, np.float32(0), data)
     return data, (f"W_NONFINITE: {count} NaN or infinite voxels set to 0",)
+
+
+def _unusual(data: FloatArray, affine: Affine) -> tuple[str, ...]:
+    """Warn of voxel sizes and intensities that no scan in training had."""
+    notes = []
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    if spacing.max() > MAX_SPACING_MM or spacing.min() < MIN_SPACING_MM:
+        sizes = " x ".join(f"{s:.2g}" for s in spacing)
+        notes.append(f"W_RANGE: voxels of {sizes} mm are outside what the models were made for")
+    if (largest := float(np.abs(data).max())) > MAX_INTENSITY:
+        notes.append(f"W_RANGE: intensities reach {largest:.2g}")
+    return tuple(notes)
 
 
 def _refuse_small(scan: Scan, min_voxels: int, min_extent_mm: float) -> None:

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 
 from voxlate.data_prep.geometry import plan_grid, to_model_grid, to_scan_grid
 
@@ -16,7 +17,7 @@ def whole(shape: tuple[int, int, int], spacing: tuple[float, float, float], targ
 @settings(max_examples=25, deadline=None)
 @given(
     spacing=st.tuples(*[st.floats(1.0, 5.0)] * 3),
-    shape=st.tuples(*[st.integers(5, 20)] * 3),
+    shape=st.tuples(*[st.integers(6, 20)] * 3),
     seed=st.integers(0, 99),
 )
 def test_way_to_a_finer_grid_and_back_changes_nothing_smooth(
@@ -24,8 +25,7 @@ def test_way_to_a_finer_grid_and_back_changes_nothing_smooth(
 ) -> None:
     rng = np.random.default_rng(seed)
     coarse = rng.standard_normal(shape).astype(np.float32)
-    for axis in range(3):  # halve what is at the grid's limit
-        coarse = (coarse + np.roll(coarse, 1, axis)) / 2
+    coarse = ndimage.gaussian_filter(coarse, 1.0)
     plan = whole(shape, spacing)
     back = to_scan_grid(to_model_grid(coarse, plan, background=0), plan, background=0)
     error = np.sqrt(((back - coarse) ** 2).mean() / coarse.var())
@@ -59,7 +59,7 @@ def test_a_coarser_grid_holds_what_is_smooth() -> None:
     at = np.arange(96) * 0.7
     waves = np.sin(at[:, None, None] / 3) * np.cos(at[None, :, None] / 4) + at[None, None] / 20
     plan = whole(waves.shape, (0.7, 0.7, 0.7))
-    assert plan.shape == (68, 68, 68)
+    assert plan.shape == (67, 67, 67)
     model = to_model_grid(waves.astype(np.float32), plan, background=0)
     back = to_scan_grid(model, plan, background=0)
     inner = (slice(6, -6),) * 3

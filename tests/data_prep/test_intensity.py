@@ -49,7 +49,6 @@ def test_head_in_noisy_air_is_found_whole_and_the_air_is_not(modality: str) -> N
     head = phantom.labels > 0
     assert (mask & head).sum() / head.sum() > 0.999
     assert (mask & ~head).sum() / (~head).sum() < 0.25
-    assert not mask[:3].any() and not mask[:, :3].any()
 
 
 def test_noise_with_many_zeros_is_no_cleared_background() -> None:
@@ -58,7 +57,7 @@ def test_noise_with_many_zeros_is_no_cleared_background() -> None:
     head = ball(0.6, 60)
     mask = foreground(np.where(head, noise + 400, noise))
     assert (mask & head).sum() == head.sum()
-    assert mask.mean() < 2 * head.mean()
+    assert mask.mean() < 2.5 * head.mean()  # grown by two coarse voxels of 3 mm
 
 
 def test_volume_without_background_is_all_foreground_or_nearly() -> None:

@@ -250,7 +250,7 @@ def test_identity_model_on_a_real_scan_of_thick_slices(real_data: Path) -> None:
     """0.72 x 0.72 x 3 mm: the slices come back, detail finer than 1 mm in plane does not."""
     scan = read_scan(real_data / "open_ms_longitudinal/patient12_study1/t1.nii.gz")
     got, wanted, span = identity(scan, Preprocessing())
-    assert psnr(got, wanted, foreground(scan.data), span) > 34
+    assert psnr(got, wanted, foreground(scan.data), span) > 33.5
 
 
 def test_volume_is_that_of_the_reference_preprocessing(vectors: Path) -> None:

@@ -77,6 +77,7 @@ def moved(mm: float) -> bytes:
 def big_endian() -> bytes:
     header = nib.Nifti1Image.from_bytes(GOOD).header.as_byteswapped(">")
     header["vox_offset"] = 352
+    header["scl_slope"], header["scl_inter"] = 1, 0
     return header.binaryblock + bytes(4) + voxels().astype(">i2").tobytes("F")
 
 
@@ -264,6 +265,14 @@ def test_few_nan_become_zero_and_are_counted(tmp_path: Path) -> None:
     assert np.isfinite(scan.data).all()
     count = int(0.0005 * scan.data.size)
     assert scan.warnings == (f"W_NONFINITE: {count} NaN or infinite voxels set to 0",)
+
+
+def test_unusual_voxels_and_intensities_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "a.nii.gz"
+    affine = np.diag([2.0, 2.0, 6.0, 1.0])
+    path.write_bytes(packed(plain(FLOATS * np.float32(1e30), affine)))
+    codes = [text.split(":")[0] for text in read_scan(path).warnings]
+    assert codes == ["W_RANGE", "W_RANGE"]
 
 
 def test_no_orientation_is_told_not_invented_silently(tmp_path: Path) -> None:
