@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,8 @@ class CropDataset(Dataset):
         min_foreground: Wanted share of foreground in a crop.
         target_weights: How often each modality is shown; None shows all alike, however many cases
             have it.
+        case_weights: Pattern of case ids to how often such a case is shown, beside 1 for the rest;
+            the last pattern that fits counts. None shows all cases alike.
         augmentation: How crops vary; None for not at all.
         seed: Of all draws.
 
@@ -145,6 +148,7 @@ class CropDataset(Dataset):
         multiple: int = 4,
         min_foreground: float = 0.3,
         target_weights: Mapping[str, float] | None = None,
+        case_weights: Mapping[str, float] | None = None,
         augmentation: Augmentation | None = None,
         seed: int = 0,
     ) -> None:
@@ -172,6 +176,7 @@ class CropDataset(Dataset):
                 code="E_NO_CASES",
             )
         self.probabilities = weights / weights.sum()
+        self.case_weights = dict(case_weights or {})
 
     advice = "give cases that have one of the modalities with a positive weight"
 
@@ -186,7 +191,13 @@ class CropDataset(Dataset):
         """A modality by its weight, then one of the cases that have it."""
         target = int(rng.choice(len(self.modalities), p=self.probabilities))
         cases = self.having[self.modalities[target]]
-        return cases[int(rng.integers(len(cases)))], target
+        weights = np.array([self.case_weight(case.case_id) for case in cases])
+        return cases[int(rng.choice(len(cases), p=weights / weights.sum()))], target
+
+    def case_weight(self, case_id: str) -> float:
+        """The weight of the last pattern that fits; 1 if none does."""
+        fitting = [w for pattern, w in self.case_weights.items() if fnmatch(case_id, pattern)]
+        return fitting[-1] if fitting else 1.0
 
     def draw_view(self, case: PreparedCase, rng: np.random.Generator) -> View:
         """A place in the case and the way it is turned."""
