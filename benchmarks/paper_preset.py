@@ -5,8 +5,8 @@
 VQGAN, MS-SPADE generator and denoiser of the paper's Tables A, B and C with random weights (they
 change no time), bfloat16. ``in slabs`` runs the autoencoder by ``voxlate.networks.slabs``,
 ``whole`` as plain modules under autocast, for comparison; it may meet the cap, or a kernel's limit
-of 2^31 elements. The cap is set by ``torch.cuda.set_per_process_memory_fraction``: it counts all that the process
-allocates for tensors and workspaces.
+of 2^31 elements. The cap is set by ``torch.cuda.set_per_process_memory_fraction``: it counts all
+that the process allocates for tensors and workspaces.
 """
 
 import argparse
