@@ -24,7 +24,6 @@ from voxlate.networks.translation import TranslationNetwork
 from .device import autocast_dtype
 from .ranks import ranks
 from .training_data import StepSampler
-from .training_state import random_state, set_random_state
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -178,6 +177,7 @@ class StageTrainer(Trainer):
     def _iteration(self, engine: Engine, batchdata: dict[str, Any]) -> dict[str, Any]:
         device = self.state.device
         generator = step_generator(self.seed, engine.state.iteration - 1, ranks()[0])
+        torch.manual_seed(generator.initial_seed())  # dropout, too, belongs to the step
         batch = to_device(batchdata, device)
         self.trained.train()
         self.optimizer.zero_grad(set_to_none=True)
@@ -223,7 +223,6 @@ class StageTrainer(Trainer):
             "ema": None if self.ema is None else self.ema.state_dict(),
             "grad_scaler": self.grad_scaler.state_dict(),
             "extra": self.extra_state(),
-            "random": random_state(),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -248,4 +247,3 @@ class StageTrainer(Trainer):
         self.load_extra_state(state["extra"])
         self.state.iteration = state["step"]
         self.state.epoch = state["step"] // self.state.epoch_length
-        set_random_state(state["random"])

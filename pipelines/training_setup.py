@@ -18,6 +18,8 @@ from voxlate.networks.translation import TranslationNetwork, decode_contract
 
 from .checkpoint import read_weights
 
+logger = logging.getLogger(__name__)
+
 FREE_FACTS = {"denoiser": {"schedule"}, "prior": {"quantized"}}
 """What of the contract a stage may still change while a part is untrained."""
 
