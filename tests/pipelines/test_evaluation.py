@@ -1,4 +1,5 @@
 import csv
+import hashlib
 import json
 import math
 from collections.abc import Sequence
@@ -330,3 +331,21 @@ def test_case_without_a_second_contrast_is_passed_over(translator: KnowsTheAnswe
     with pytest.raises(UsageError, match="none of 1 case"):
         evaluate(translator, [lone], "unused")
     assert not Path("unused").exists()
+
+
+def test_a_bundle_is_evaluated_end_to_end_and_alike_twice(
+    dataset: Path, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    app = typer.Typer()
+    app.command()(evaluation.main)
+    arguments = ["--dataset-dir", str(dataset), "--bundle", str(tiny_bundle), "--device", "cpu"]
+    arguments += ["--cases", "bert", "--sources", "t1", "--seed", "3", "--quiet", "--output-dir"]
+    for name in ("one", "two"):
+        result = CliRunner().invoke(app, [*arguments, str(tmp_path / name)])
+        assert result.exit_code == 0, result.output
+    for name in ("cases.csv", "summary.json", "summary.md"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+    provenance = json.loads((tmp_path / "one" / "summary.json").read_text())["provenance"]
+    assert (provenance["bundle"], provenance["bundle_version"]) == ("tiny", "9.8.7")
+    weights = (tiny_bundle / "models" / "model.pt").read_bytes()
+    assert provenance["weights_sha256"] == hashlib.sha256(weights).hexdigest()
