@@ -1,0 +1,158 @@
+"""Copies of the bundles with networks small enough for tests, and phantoms to run them on."""
+
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from monai.bundle import ConfigWorkflow
+
+from voxlate.data_prep import find_cases, save_datalist, split_by_subject, write_phantom_case
+from voxlate.pipelines import network_from_files, save_weights
+
+ROOT = Path(__file__).parents[2]
+BUNDLES = {name: ROOT / "bundles" / name for name in ("brain_mri_translation", "aldm_brats")}
+VOLUME = {"spacing": [6.0, 6.0, 6.0], "size": [24, 24, 24]}
+TINY_NETWORK = {
+    "brain_mri_translation": {
+        "steps": 2,
+        **{f"preprocessing_def::{name}": value for name, value in VOLUME.items()},
+        "network_def::normalization::spacing": VOLUME["spacing"],
+    },
+    "aldm_brats": {
+        "steps": 2,
+        **{f"preprocessing_def::{name}": value for name, value in VOLUME.items()},
+        "autoencoder_def::channels": [4, 4, 8],
+        "autoencoder_def::num_codes": 16,
+        "autoencoder_def::norm_groups": 2,
+        "generator_def::hidden": 4,
+        "generator_def::stem_channels": 4,
+        "generator_def::res_channels": [4],
+        "generator_def::spade_channels": [4, 4],
+        "denoiser_def::channels": [8, 8, 8],
+        "denoiser_def::num_head_channels": 4,
+        "denoiser_def::norm_groups": 2,
+    },
+}
+TINY_TRAINING = {
+    "max_steps": 2,
+    "steps_per_epoch": 2,
+    "val_interval": 1,
+    "checkpoint_every": 2,
+    "log_every": 1,
+    "adversarial_start": 1,
+    "crop_size": 24,
+    "precision": "float32",
+    "device": "cpu",
+    "force": True,
+}
+
+
+class Bundle:
+    """A copy of a bundle, with an overlay ``tiny.yaml`` that makes it quick.
+
+    Args:
+        root: Folder of the copy.
+        network: Network keys to change, by nested id; ``None`` removes one.
+        training: Training keys to change.
+    """
+
+    def __init__(self, root: Path, network: Mapping[str, Any], training: Mapping[str, Any]) -> None:
+        self.root, self.configs = root, root / "configs"
+        own = self.configs / "tiny_network.yaml"
+        own.write_text(yaml.safe_dump({k: v for k, v in network.items() if v is not None}))
+        overlay = {**training, "+network_files": ["$@bundle_root + '/configs/tiny_network.yaml'"]}
+        (self.configs / "tiny.yaml").write_text(yaml.safe_dump(overlay))
+
+    def files(self, *names: str) -> list[str]:
+        return [str(self.configs / f"{name}.yaml") for name in names]
+
+    def network_files(self, *overlays: str) -> list[str]:
+        return self.files("network", *overlays, "tiny_network")
+
+    def random_weights(self, *overlays: str) -> Path:
+        network = network_from_files(self.network_files(*overlays))
+        path = self.root / "models" / "model.pt"
+        save_weights(network.state_dict(), path)
+        return path
+
+    def workflow(self, *names: str, kind: str, **override: Any) -> ConfigWorkflow:
+        return ConfigWorkflow(
+            self.files(*names, "tiny"),
+            meta_file=str(self.configs / "metadata.json"),
+            logging_file=False,
+            workflow_type=kind,
+            bundle_root=str(self.root),
+            **override,
+        )
+
+    def run(self, *names: str, kind: str, **override: Any) -> ConfigWorkflow:
+        workflow = self.workflow(*names, kind=kind, **override)
+        workflow.initialize()
+        workflow.run()
+        workflow.finalize()
+        return workflow
+
+
+@pytest.fixture
+def copied(tmp_path: Path) -> Callable[..., Bundle]:
+    """Copy a bundle without its weights."""
+
+    def copy(
+        name: str,
+        *,
+        network: Mapping[str, Any] | None = None,
+        training: Mapping[str, Any] | None = None,
+    ) -> Bundle:
+        root = tmp_path / name
+        ignored = shutil.ignore_patterns("models", "runs", "eval", "__pycache__")
+        shutil.copytree(BUNDLES[name], root, ignore=ignored)
+        return Bundle(
+            root, {**TINY_NETWORK[name], **(network or {})}, {**TINY_TRAINING, **(training or {})}
+        )
+
+    return copy
+
+
+def phantom_set(root: Path, modalities: Sequence[str]) -> Path:
+    for number in (1, 2, 3):
+        folder = root / f"patient{number:02d}"
+        write_phantom_case(folder, (64, 72, 64), seed=number, spacing=2.0, modalities=modalities)
+    train, validation = split_by_subject(find_cases(root, modalities), validation=["patient03"])
+    save_datalist(root / "datalist.json", train, validation)
+    return root
+
+
+@pytest.fixture(scope="session")
+def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three patients with four contrasts, and a data list that keeps the third for validation."""
+    return phantom_set(tmp_path_factory.mktemp("phantoms"), ("t1", "t1ce", "t2", "flair"))
+
+
+@pytest.fixture(scope="session")
+def phantoms_with_pd(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three patients with the contrasts of IXI."""
+    return phantom_set(tmp_path_factory.mktemp("phantoms_pd"), ("t1", "t2", "pd"))
+
+
+@pytest.fixture(scope="session")
+def schemas_dir() -> Path:
+    """The model zoo's schemas of metadata.json."""
+    folder = Path(os.environ.get("VOXLATE_SCHEMAS", ROOT / "../shared/schemas"))
+    if not folder.is_dir():
+        pytest.skip(f"VOXLATE_SCHEMAS names no folder ({folder} is absent)")
+    return folder
+
+
+@pytest.fixture
+def importable(tmp_path: Path) -> dict[str, str]:
+    """Environment of a process that can import voxlate, installed or not."""
+    package = tmp_path / "importable" / "voxlate"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_bytes((ROOT / "src/voxlate/__init__.py").read_bytes())
+    for room in ("bundles", "data_prep", "networks", "pipelines"):
+        (package / room).symlink_to(ROOT / room)
+    return {**os.environ, "PYTHONPATH": str(package.parent), "OMP_NUM_THREADS": "1"}

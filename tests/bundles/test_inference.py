@@ -1,0 +1,208 @@
+"""Bundles run over a folder: properties, tree, bad files, metrics."""
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from monai.bundle import run as run_bundle
+
+from voxlate.data_prep import NoInputError, WeightsError
+
+NAMES = ("aldm_brats", "brain_mri_translation")
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("files", [("inference",), ("inference", "evaluate")])
+@pytest.mark.parametrize("data", ["there", "absent"])
+def test_properties_are_there_without_weights_and_even_without_data(
+    name: str,
+    files: tuple[str, ...],
+    data: str,
+    copied: Callable[..., Any],
+    phantoms: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)  # paths are the bundle's, wherever one stands
+    bundle = copied(name)
+    override = {"dataset_dir": str(phantoms)} if data == "there" else {}
+    workflow = bundle.workflow(*files, kind="infer", **override)
+    workflow.initialize()
+    assert workflow.check_properties() == []
+    assert len(workflow.dataset) == (3 if data == "there" else 0)
+
+
+def test_folder_is_translated_and_a_broken_file_stops_nothing(
+    copied: Callable[..., Any], phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    bundle = copied("brain_mri_translation")
+    bundle.random_weights()
+    scans = tmp_path / "scans"
+    for place in ("site_a/pat", "site_b/pat"):
+        shutil.copytree(phantoms / "patient01", scans / place)
+    data = (scans / "site_a/pat/t1.nii.gz").read_bytes()
+    (scans / "site_b/late_t1.nii.gz").write_bytes(data[:-400])
+    with pytest.raises(SystemExit) as ended:
+        run_bundle(
+            config_file=bundle.files("inference", "tiny"),
+            bundle_root=str(bundle.root),
+            dataset_dir=str(scans),
+            output_dir=str(tmp_path / "out"),
+            source="t1",
+            targets=["t2", "flair"],
+            steps=1,
+        )
+    assert ended.value.code == 8  # some failed
+    ends = ("_flair.nii.gz", "_t2.nii.gz", "_qc.png", ".json")
+    expected = {f"site_{site}/pat/t1{end}" for site in "ab" for end in ends} | {"failed.csv"}
+    made = {str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.*")}
+    assert made == expected
+    assert "late_t1" in (tmp_path / "out" / "failed.csv").read_text()
+    source = nib.load(scans / "site_a/pat/t1.nii.gz")
+    result = nib.load(tmp_path / "out/site_a/pat/t1_t2.nii.gz")
+    assert result.shape == source.shape
+    np.testing.assert_array_equal(result.affine, source.affine)
+    record = json.loads((tmp_path / "out/site_a/pat/t1.json").read_text())
+    assert record["Bundle"]["Name"] == "brain_mri_translation"
+    assert record["Bundle"]["Version"] == "0.1.0"
+
+
+def test_seed_is_an_option_and_decides_the_result(
+    copied: Callable[..., Any], phantoms: Path, tmp_path: Path
+) -> None:
+    bundle = copied("brain_mri_translation")
+    bundle.random_weights()
+    volumes = []
+    for place, seed in enumerate((0, 0, 1)):
+        output = tmp_path / str(place)
+        bundle.run(
+            "inference",
+            kind="infer",
+            dataset_dir=str(phantoms),
+            output_dir=str(output),
+            targets=["t2"],
+            steps=1,
+            seed=seed,
+            scans=[
+                {
+                    "image": str(phantoms / "patient01/t1.nii.gz"),
+                    "folder": ".",
+                    "case_id": "patient01/t1",
+                }
+            ],
+        )
+        volumes.append(nib.load(output / "t1_t2.nii.gz").get_fdata())
+    np.testing.assert_array_equal(volumes[0], volumes[1])
+    assert np.abs(volumes[0] - volumes[2]).max() > 1e-3
+
+
+def test_run_without_weights_or_scans_says_what_is_missing(
+    copied: Callable[..., Any], phantoms: Path, tmp_path: Path
+) -> None:
+    bundle = copied("brain_mri_translation")
+    with pytest.raises(RuntimeError) as refused:
+        bundle.run("inference", kind="infer", dataset_dir=str(phantoms))
+    assert isinstance(refused.value.__cause__, WeightsError)
+    bundle.random_weights()
+    with pytest.raises(RuntimeError) as refused:
+        bundle.run("inference", kind="infer", dataset_dir=str(tmp_path / "none"))
+    assert isinstance(refused.value.__cause__, NoInputError)
+
+
+def test_evaluation_writes_a_line_for_each_case(
+    copied: Callable[..., Any], phantoms: Path, tmp_path: Path
+) -> None:
+    bundle = copied("brain_mri_translation")
+    bundle.random_weights()
+    cases = tmp_path / "cases"
+    shutil.copytree(phantoms, cases)
+    (cases / "patient02/flair.nii.gz").unlink()
+    damaged = (cases / "patient03/t1.nii.gz").read_bytes()[:-400]
+    (cases / "patient03/t1.nii.gz").write_bytes(damaged)
+    output = tmp_path / "report"
+    bundle.run(
+        "inference",
+        "evaluate",
+        kind="infer",
+        dataset_dir=str(cases),
+        output_dir=str(output),
+        targets=["t2", "flair"],
+        steps=0,
+    )
+    for metric in ("psnr", "ssim", "mae"):
+        with (output / f"{metric}_raw.csv").open() as file:
+            rows = {row["filename"]: row for row in csv.DictReader(file)}
+        assert list(rows) == [f"patient0{number}/t1" for number in (1, 2, 3)]
+        values = [[float(row[f"class{n}"]) for n in (0, 1)] for row in rows.values()]
+        assert np.isnan(values).tolist() == [[False, False], [False, True], [True, True]]
+        with (output / "metrics.csv").open() as file:
+            means = {name: float(value) for name, value in csv.reader(file)}
+        assert means[metric] == pytest.approx(np.nanmean(values), rel=1e-5)
+
+
+def test_metrics_are_those_of_the_evaluation_command(
+    copied: Callable[..., Any], phantoms: Path, tmp_path: Path
+) -> None:
+    from voxlate.data_prep import find_cases
+    from voxlate.pipelines import Translator
+    from voxlate.pipelines.evaluation_pairs import measure_pair
+
+    bundle = copied("brain_mri_translation")
+    weights = bundle.random_weights()
+    output = tmp_path / "report"
+    workflow = bundle.run(
+        "inference",
+        "evaluate",
+        kind="infer",
+        dataset_dir=str(phantoms),
+        output_dir=str(output),
+        targets=["t2"],
+        steps=0,
+    )
+    parts = workflow.parser.get_parsed_content("parts")
+    assert weights.is_file()
+    translator = Translator(
+        parts.network,
+        preprocessing=parts.preprocessing,
+        scheduler=parts.scheduler,
+        steps=0,
+        device="cpu",
+    )
+    case = find_cases(phantoms, ["t1", "t1ce", "t2", "flair"])[0]
+    made = translator(case.files["t1"], "t1", ["t2"], case_id="patient01/t1")
+    rows = [
+        row
+        for row in measure_pair(case, made, "t2")
+        if row.metric == "psnr" and row.metric_set == "default" and row.answer == "translation"
+    ]
+    with (output / "psnr_raw.csv").open() as file:
+        found = float(next(iter(csv.DictReader(file)))["class0"])
+    assert found == pytest.approx(rows[0].value, abs=1e-3)
+
+
+@pytest.mark.slow
+def test_two_processes_report_what_one_does(
+    copied: Callable[..., Any], phantoms: Path, tmp_path: Path, importable: dict[str, str]
+) -> None:
+    bundle = copied("brain_mri_translation")
+    bundle.random_weights()
+    options = {"targets": ["t2"], "steps": 0, "dataset_dir": str(phantoms)}
+    bundle.run("inference", "evaluate", kind="infer", output_dir=str(tmp_path / "one"), **options)
+    files = bundle.files("inference", "evaluate", "multi_gpu_evaluate", "tiny")
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command = [sys.executable, *launch, "-m", "monai.bundle", "run", "--config_file", str(files)]
+    command += ["--bundle_root", str(bundle.root), "--output_dir", str(tmp_path / "two")]
+    for name, value in options.items():
+        command += [f"--{name}", str(value)]
+    subprocess.run(command, env=importable, check=True, timeout=300, cwd=tmp_path)
+    for report in ("psnr_summary.csv", "ssim_summary.csv", "mae_summary.csv"):
+        assert (tmp_path / "one" / report).read_text() == (tmp_path / "two" / report).read_text()

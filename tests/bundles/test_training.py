@@ -1,0 +1,208 @@
+"""Every training configuration and overlay, run for two steps on phantoms with tiny networks."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from monai.bundle import ConfigParser
+
+STAGES = ("autoencoder", "prior", "denoiser")
+HELD_BACK = {"validation_subjects": ["patient03"]}  # of the bundle that splits by name
+VQGAN_ONLY = {"autoencoder_def::num_codes": None, "autoencoder_def::norm_groups": None}
+REPO = {
+    "generator_def::stem_channels": None,
+    "generator_def::res_channels": None,
+    "generator_def::spade_channels": None,
+    "generator_def::features": 4,
+}
+NO_GENERATOR = {
+    f"generator_def::{key}": None
+    for key in ("hidden", "stem_channels", "res_channels", "spade_channels")
+}
+KL = {
+    **VQGAN_ONLY,
+    "autoencoder_def::channels": None,
+    "autoencoder_def::network::channels": [8, 8, 8],
+    "autoencoder_def::network::norm_num_groups": 2,
+}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("name", ["aldm_brats", "brain_mri_translation"])
+def test_training_configuration_has_every_property(
+    name: str,
+    stage: str,
+    copied: Callable[..., Any],
+    phantoms: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    bundle = copied(name)
+    extra = HELD_BACK if name == "brain_mri_translation" else {}
+    workflow = bundle.workflow(
+        f"train_{stage}", kind="train", dataset_dir=str(phantoms), initial_weights=None, **extra
+    )
+    workflow.initialize()
+    assert workflow.check_properties() == []
+
+
+def train(
+    bundle: Any, stages: Sequence[str], overlays: Sequence[str], data: Path, **override: Any
+) -> None:
+    for stage in stages:
+        workflow = bundle.run(
+            f"train_{stage}", *overlays, kind="train", dataset_dir=str(data), **override
+        )
+        assert workflow.trainer.state.iteration == 2
+        (metrics,) = [v for k, v in workflow.evaluator.state.metrics.items() if k == "psnr"]
+        assert metrics == metrics  # a number
+        state = torch.load(bundle.root / "runs" / stage / "model.pt", weights_only=True)
+        assert all(bool(value.isfinite().all()) for value in state.values())
+
+
+def translate(
+    bundle: Any, stage: str, overlays: Sequence[str], data: Path, out: Path, **options: Any
+) -> None:
+    bundle.run(
+        "inference",
+        *overlays,
+        kind="infer",
+        dataset_dir=str(data),
+        output_dir=str(out),
+        weights=str(bundle.root / "runs" / stage / "model.pt"),
+        **options,
+    )
+    assert len(list(out.rglob("*.nii.gz"))) >= 3
+
+
+@pytest.mark.slow
+def test_default_bundle_goes_through_its_stages(
+    copied: Callable[..., Any], phantoms: Path, tmp_path: Path
+) -> None:
+    bundle = copied("brain_mri_translation")
+    train(bundle, STAGES, [], phantoms, **HELD_BACK)
+    translate(bundle, "denoiser", [], phantoms, tmp_path / "out", steps=2, targets=["t2"])
+
+
+@pytest.mark.slow
+def test_paper_goes_through_its_stages_with_every_loss_that_needs_no_weights(
+    copied: Callable[..., Any], phantoms: Path, tmp_path: Path
+) -> None:
+    bundle = copied("aldm_brats")
+    train(bundle, STAGES[:1], [], phantoms, cycle_weight=1.0)
+    train(bundle, STAGES[1:], [], phantoms)
+    translate(bundle, "denoiser", [], phantoms, tmp_path / "out", steps=2)
+    spade = ["ablation_ms_spade_only"]
+    translate(bundle, "prior", spade, phantoms, tmp_path / "ms_spade")
+    assert bundle.workflow("inference", *spade, kind="infer").parser["steps"] == 0
+
+
+@pytest.mark.slow
+def test_public_code_on_brats_goes_through_its_stages(
+    copied: Callable[..., Any], phantoms: Path, tmp_path: Path
+) -> None:
+    bundle = copied("aldm_brats", network=REPO)
+    (phantoms / "brats2021.json").write_bytes((phantoms / "datalist.json").read_bytes())
+    overlays = ["network_repo", "brats2021"]
+    train(bundle, STAGES, overlays, phantoms)
+    translate(bundle, "denoiser", overlays, phantoms, tmp_path / "out", targets=["flair"])
+    state = torch.load(bundle.root / "runs/denoiser/model.pt", weights_only=True)
+    assert state["denoiser.conv_in.weight"].shape[1] == 3 * 4  # x_t, source, target-like
+    assert "denoiser.modality_embedding.weight" in state
+
+
+@pytest.mark.slow
+def test_ixi_goes_through_its_stages(
+    copied: Callable[..., Any], phantoms_with_pd: Path, tmp_path: Path
+) -> None:
+    bundle = copied("aldm_brats")
+    list_file = phantoms_with_pd / "datalist.json"
+    (phantoms_with_pd / "ixi.json").write_bytes(list_file.read_bytes())
+    train(bundle, STAGES, ["ixi"], phantoms_with_pd)
+    out = tmp_path / "out"
+    translate(bundle, "denoiser", ["ixi"], phantoms_with_pd, out, steps=2, targets=["pd"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("ablation", "network", "stages", "concat"),
+    [
+        ("diffusion_only", NO_GENERATOR, ("autoencoder", "denoiser"), 0),
+        ("palette_concat", NO_GENERATOR, ("autoencoder", "denoiser"), 1),
+        ("kl", KL, STAGES, 1),
+    ],
+)
+def test_ablation_goes_through_its_stages(
+    ablation: str,
+    network: dict[str, Any],
+    stages: tuple[str, ...],
+    concat: int,
+    copied: Callable[..., Any],
+    phantoms: Path,
+    tmp_path: Path,
+) -> None:
+    bundle = copied("aldm_brats", network=network)
+    overlays = [f"ablation_{ablation}"]
+    train(bundle, stages, overlays, phantoms)
+    translate(bundle, "denoiser", overlays, phantoms, tmp_path / "out", steps=2, targets=["t2"])
+    state = torch.load(bundle.root / "runs/denoiser/model.pt", weights_only=True)
+    assert state["denoiser.conv_in.weight"].shape[1] == (1 + concat) * 3
+    assert float(state["scale_factor"]) != 1.0
+    assert any("generator" in key for key in state) == (ablation == "kl")
+
+
+@pytest.mark.parametrize(
+    ("overlay", "modalities", "size"),
+    [
+        ("brats2021", ["t1", "t1ce", "t2", "flair"], [192, 192, 144]),
+        ("ixi", ["t1", "t2", "pd"], [256, 160, 224]),
+    ],
+)
+def test_data_set_overlays_say_contrasts_and_grid(
+    overlay: str, modalities: list[str], size: list[int], copied: Callable[..., Any]
+) -> None:
+    parser = ConfigParser()
+    parser.read_config(copied("aldm_brats").files("network", overlay))
+    assert parser["modalities"] == modalities
+    prepared = parser.get_parsed_content("preprocessing_def")
+    assert list(prepared.size) == size
+    assert prepared.percentiles == (0.5, 99.5)
+
+
+@pytest.mark.slow
+def test_two_processes_train_together(
+    copied: Callable[..., Any], phantoms: Path, tmp_path: Path, importable: dict[str, str]
+) -> None:
+    bundle = copied("brain_mri_translation")
+    files = bundle.files("train_autoencoder", "multi_gpu_train", "tiny")
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command = [sys.executable, *launch, "-m", "monai.bundle", "run", "--config_file", str(files)]
+    command += ["--bundle_root", str(bundle.root), "--dataset_dir", str(phantoms)]
+    command += ["--validation_subjects", "['patient03']", "--threads", "1"]
+    subprocess.run(command, env=importable, check=True, timeout=300, cwd=tmp_path)
+    assert (bundle.root / "runs/autoencoder/model.pt").is_file()
+    events = list((bundle.root / "runs/autoencoder/tensorboard").glob("events*"))
+    assert len(events) == 2  # training and validation, of one rank
+
+
+@pytest.mark.slow
+def test_tracking_keeps_the_losses(copied: Callable[..., Any], phantoms: Path) -> None:
+    mlflow = pytest.importorskip("mlflow", reason="the extra 'tracking' is not installed")
+    bundle = copied("brain_mri_translation")
+    bundle.run(
+        "train_autoencoder",
+        kind="train",
+        dataset_dir=str(phantoms),
+        tracking=str(bundle.configs / "tracking.yaml"),
+        **HELD_BACK,
+    )
+    database = bundle.root / "runs" / "autoencoder" / "mlruns.db"
+    client = mlflow.MlflowClient(f"sqlite:///{database}")
+    (experiment,) = [e for e in client.search_experiments() if e.name == "voxlate"]
+    runs = client.search_runs([experiment.experiment_id])
+    assert any("loss" in run.data.metrics for run in runs)
