@@ -58,7 +58,8 @@ class Augmentation:
         matrix = None
         if rng.random() < self.affine_probability:
             angles = np.deg2rad(rng.uniform(-self.rotation_degrees, self.rotation_degrees, 3))
-            matrix = rotation(angles) / rng.uniform(*self.scale)
+            smallest, largest = self.scale
+            matrix = rotation(angles) / rng.uniform(smallest, largest)
         return View(view.centre, view.size, matrix, flips)  # type: ignore[arg-type]
 
     def jitter(self, volume: Float[Tensor, "1 x y z"], rng: np.random.Generator) -> Tensor:

@@ -1,7 +1,7 @@
 """Stage 1: teach the autoencoder to reconstruct, by up to five losses (ALDM section 3.1)."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -9,15 +9,10 @@ from monai.inferers import Inferer
 from monai.utils.enums import CommonKeys as Keys
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim.optimizer import Optimizer
 
-from voxlate.networks.adversarial import (
-    adaptive_weight,
-    hinge_discriminator_loss,
-    hinge_generator_loss,
-)
 from voxlate.networks.translation import TranslationNetwork
 
+from .adversary import Adversary
 from .ranks import over_ranks, ranks
 from .train_prior import source_slots
 from .training import StageTrainer, autocast
@@ -52,7 +47,7 @@ class Reconstruction(nn.Module):
             Reconstruction, loss of the quantiser, its indices, and the volumes after the cycle;
             None for what there is not.
         """
-        autoencoder = self.network.autoencoder
+        autoencoder: Any = self.network.autoencoder
         loss, indices, cycled = None, None, None
         if self.quantize:
             encoding = autoencoder.encode(volume)
@@ -77,8 +72,7 @@ class AutoencoderTrainer(StageTrainer):
     """Train ``network.autoencoder`` (with a cycle, the prior too).
 
     loss = reconstruction + ``quantizer_weight`` * quantisation + ``perceptual_weight`` * perceptual
-    + ``adversarial_weight`` * adaptive * adversarial (from step ``adversarial_start``) +
-    ``cycle_weight`` * cycle.
+    + adaptive weight * adversarial + ``cycle_weight`` * cycle.
 
     The codebook begins as latents of the first batch; every ``revive_every`` steps codes that have
     fallen out of use move onto latents of the batch.
@@ -90,10 +84,7 @@ class AutoencoderTrainer(StageTrainer):
             paper's way. With 1 and ``quantizer_weight`` 0 the quantiser is left out, and its search
             with it.
         quantizer_weight: Of the quantiser's loss.
-        discriminator: Patch discriminator; None for no adversarial loss.
-        discriminator_optimizer: Of its parameters.
-        adversarial_weight: Before the adaptive factor (0.8 in taming-transformers).
-        adversarial_start: Step from which discriminator and adversarial loss begin.
+        adversary: None for no adversarial loss.
         perceptual: Called as ``perceptual(reconstruction, volume)``; None for none.
         perceptual_weight: Of the perceptual loss.
         cycle_weight: Of L1 after source - target - source through the prior; 0 for none (it takes
@@ -102,7 +93,7 @@ class AutoencoderTrainer(StageTrainer):
         stage: See ``StageTrainer``, as all other arguments.
 
     Raises:
-        ValueError: A discriminator without an optimizer, or an unknown reconstruction loss.
+        ValueError: An unknown reconstruction loss.
     """
 
     stage = "autoencoder"
@@ -114,18 +105,13 @@ class AutoencoderTrainer(StageTrainer):
         reconstruction: str = "l1",
         continuous_share: float = 0.0,
         quantizer_weight: float = 1.0,
-        discriminator: nn.Module | None = None,
-        discriminator_optimizer: Optimizer | None = None,
-        adversarial_weight: float = 0.8,
-        adversarial_start: int = 10000,
+        adversary: Adversary | None = None,
         perceptual: nn.Module | None = None,
         perceptual_weight: float = 1.0,
         cycle_weight: float = 0.0,
         revive_every: int = 500,
         **stage: Any,
     ) -> None:
-        if (discriminator is None) != (discriminator_optimizer is None):
-            raise ValueError("give both discriminator and discriminator_optimizer, or neither")
         if reconstruction not in RECONSTRUCTION:
             raise ValueError(
                 f"reconstruction must be one of {list(RECONSTRUCTION)}, got {reconstruction!r}"
@@ -135,24 +121,25 @@ class AutoencoderTrainer(StageTrainer):
         device = self.state.device
         self.reconstruction_loss = RECONSTRUCTION[reconstruction]
         self.continuous_share, self.quantizer_weight = continuous_share, quantizer_weight
-        self.discriminator_optimizer = discriminator_optimizer
-        self.adversarial_weight, self.adversarial_start = adversarial_weight, adversarial_start
+        self.adversary = adversary
         self.perceptual = None if perceptual is None else perceptual.to(device).eval()
         self.perceptual_weight, self.cycle_weight = perceptual_weight, cycle_weight
         self.revive_every = revive_every
         quantize = continuous_share < 1 or quantizer_weight > 0
-        self.quantizer = getattr(network.autoencoder, "quantizer", None) if quantize else None
-        if not quantize and hasattr(network.autoencoder, "quantizer"):
-            network.autoencoder.quantizer.requires_grad_(False)
+        quantizer: Any = getattr(network.autoencoder, "quantizer", None)
+        self.quantizer = quantizer if quantize else None
+        if quantizer is not None and not quantize:
+            quantizer.requires_grad_(False)
         self.reconstruct = over_ranks(Reconstruction(network, quantize=quantize), device)
-        self.discriminator = None if discriminator is None else discriminator.to(device)
-        self.judge = None if discriminator is None else over_ranks(discriminator, device)
+        if adversary is not None:
+            adversary.to(device)
         self.decoded: Tensor | None = None
 
-    @property
-    def adversarial(self) -> bool:
-        """Whether this step has the adversarial loss."""
-        return self.discriminator is not None and self.state.iteration > self.adversarial_start
+    def active_adversary(self) -> Adversary | None:
+        """The adversary, if this step has one."""
+        if self.adversary is None or self.state.iteration <= self.adversary.start:
+            return None
+        return self.adversary
 
     def losses(self, batch: dict[str, Any], generator: torch.Generator) -> dict[str, Tensor]:
         """The losses of a batch."""
@@ -182,15 +169,10 @@ class AutoencoderTrainer(StageTrainer):
         if cycled is not None:
             terms["cycle"] = F.l1_loss(cycled.float(), volume)
             loss = loss + self.cycle_weight * terms["cycle"]
-        if self.adversarial:
-            self.discriminator.requires_grad_(False)
-            terms["adversarial"] = hinge_generator_loss(self.discriminator(decoded)[-1].float())
-            terms["adaptive_weight"] = adaptive_weight(
-                image_loss,
-                terms["adversarial"],
-                self.network.autoencoder.last_layer_weight,
-                disc_weight=self.adversarial_weight,
-            )
+        adversary = self.active_adversary()
+        if adversary is not None:
+            last_layer = self.network.autoencoder.last_layer_weight
+            terms.update(adversary.pull(image_loss, decoded, cast(Tensor, last_layer)))
             loss = loss + terms["adaptive_weight"] * terms["adversarial"]
         self.decoded = decoded.detach()
         return {Keys.LOSS: loss, **terms}
@@ -204,7 +186,8 @@ class AutoencoderTrainer(StageTrainer):
             return
         codebook = self.quantizer.codebook
         before = codebook.detach().clone()
-        latent = self.network.autoencoder.encode_continuous(volume)
+        autoencoder: Any = self.network.autoencoder
+        latent = autoencoder.encode_continuous(volume)
         self.quantizer.revive_dead_codes(latent, generator=generator)
         if ranks()[1] > 1:
             dist.broadcast(codebook.data, 0)
@@ -222,35 +205,29 @@ class AutoencoderTrainer(StageTrainer):
             terms = {
                 name: torch.tensor(value) for name, value in self.quantizer.usage_report().items()
             }
-        if not self.adversarial:
-            return terms
-        self.discriminator.requires_grad_(True).train()
-        self.discriminator_optimizer.zero_grad(set_to_none=True)
-        with autocast(self.state.device, self.dtype):
-            # one pass for both, so that ranks average one gradient
-            real, fake = self.judge(torch.cat([batch["image"], self.decoded]))[-1].float().chunk(2)
-            loss = hinge_discriminator_loss(real, fake)
-        self.grad_scaler.scale(loss).backward()
-        self.descend(self.discriminator_optimizer, self.discriminator.parameters())
-        return {**terms, "discriminator": loss, "real": real.mean(), "fake": fake.mean()}
+        adversary = self.active_adversary()
+        if adversary is not None and self.decoded is not None:
+            with autocast(self.state.device, self.dtype):
+                found = adversary.judgement(batch["image"], self.decoded)
+            adversary.learn(found["discriminator"], self.descend, self.grad_scaler)
+            terms.update(found)
+        return terms
 
     def extra_state(self) -> dict[str, Any]:
-        """Codebook counts (not part of the weights), discriminator and its optimizer."""
+        """Codebook counts (not part of the weights) and the adversary."""
         state: dict[str, Any] = {}
         if self.quantizer is not None:
             state["usage"] = self.quantizer.usage
-        if self.discriminator is not None:
-            state["discriminator"] = self.discriminator.state_dict()
-            state["discriminator_optimizer"] = self.discriminator_optimizer.state_dict()
+        if self.adversary is not None:
+            state["adversary"] = self.adversary.state_dict()
         return state
 
     def load_extra_state(self, state: Mapping[str, Any]) -> None:
         """Take back ``extra_state``."""
         if self.quantizer is not None:
             self.quantizer.usage.copy_(state["usage"])
-        if self.discriminator is not None:
-            self.discriminator.load_state_dict(state["discriminator"])
-            self.discriminator_optimizer.load_state_dict(state["discriminator_optimizer"])
+        if self.adversary is not None:
+            self.adversary.load_state_dict(state["adversary"])
 
 
 class Reconstruct(Inferer):

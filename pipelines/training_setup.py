@@ -89,7 +89,7 @@ def start_from_linear_code(
             cases.
         whitening: See ``VQGAN.fit_linear_skip``.
     """
-    autoencoder = network.autoencoder
+    autoencoder: Any = network.autoencoder
     if getattr(getattr(autoencoder, "encoder", None), "skip", None) is None:
         return
     volumes = (sample["image"][None] for sample in dataset)

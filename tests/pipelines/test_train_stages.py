@@ -22,6 +22,7 @@ from voxlate.networks.dpm_solver import DPMSolverScheduler
 from voxlate.networks.ema import ExponentialMovingAverage
 from voxlate.networks.ms_spade import MSSpadeGenerator
 from voxlate.networks.prior import MSSpadePrior
+from voxlate.pipelines.adversary import Adversary
 from voxlate.pipelines.quality_gate import InBrainPSNR, StageEvaluator
 from voxlate.pipelines.sample_pictures import ProgressLine, SamplePictures
 from voxlate.pipelines.train_autoencoder import AutoencoderTrainer, Reconstruct
@@ -166,9 +167,7 @@ def adversarial_options() -> dict[str, Any]:
     judge = patch_discriminator(3, 1, channels=16, num_layers=1)
     optimizer = torch.optim.AdamW(judge.parameters(), lr=1e-3)
     return {
-        "discriminator": judge,
-        "discriminator_optimizer": optimizer,
-        "adversarial_start": 1,
+        "adversary": Adversary(judge, optimizer, weight=0.1, start=1),
         "continuous_share": 0.5,
         "revive_every": 2,
     }
@@ -208,7 +207,7 @@ def test_a_killed_run_goes_on_bit_for_bit(
         trainer.run()
         assert trainer.state.iteration == 10
         state = torch.load(folder / "checkpoint.pt", weights_only=True)
-        judge = state["extra"].get("discriminator", {})
+        judge = state["extra"].get("adversary", {}).get("discriminator", {})
         return {
             **{f"raw.{name}": value for name, value in state["network"].items()},
             **{f"judge.{name}": value for name, value in judge.items()},
@@ -311,8 +310,9 @@ def test_an_unused_quantizer_is_left_out(cases: list[PreparedCase]) -> None:
 
 def test_the_adversary_begins_after_its_warm_up(cases: list[PreparedCase]) -> None:
     losses = Losses()
-    options = {**adversarial_options(), "adversarial_start": 2, "adversarial_weight": 0.1}
-    judge = options["discriminator"]
+    options = adversarial_options()
+    options["adversary"].start = 2
+    judge = options["adversary"].discriminator
     before = [value.detach().clone() for value in judge.parameters()]
     network = tiny_network()
     make_trainer("autoencoder", network, cases, steps=4, handlers=(losses,), **options).run()
@@ -321,8 +321,8 @@ def test_the_adversary_begins_after_its_warm_up(cases: list[PreparedCase]) -> No
     assert any(
         not torch.equal(new, old) for new, old in zip(judge.parameters(), before, strict=True)
     )
-    with pytest.raises(ValueError, match="both"):
-        make_trainer("autoencoder", tiny_network(), cases, steps=1, discriminator=judge)
+    with pytest.raises(ValueError, match="reconstruction must be one of"):
+        make_trainer("autoencoder", tiny_network(), cases, steps=1, reconstruction="l3")
 
 
 def test_the_cycle_trains_the_prior_too(cases: list[PreparedCase]) -> None:
