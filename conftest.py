@@ -1,4 +1,4 @@
-"""Make ``voxlate`` importable from a bare checkout, so that tests run before anything is installed."""
+"""Make ``voxlate`` importable from a bare checkout: tests run before it is installed."""
 
 import importlib.util
 import sys

@@ -21,6 +21,7 @@ from .noise_scheduler import NoiseScheduler
 from .perceptual import PerceptualLoss
 from .prior import MSSpadePrior, PriorOutput
 from .quantizer import Quantized, VectorQuantizer, nearest_code
+from .ridge import RidgePath
 from .schedule import draw_noise
 from .translation import TranslationNetwork
 from .vqgan import VQGAN, Encoding, vqgan
@@ -42,6 +43,7 @@ __all__ = [
     "PerceptualLoss",
     "PriorOutput",
     "Quantized",
+    "RidgePath",
     "SelfAttention",
     "TableBGenerator",
     "TranslationNetwork",

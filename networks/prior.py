@@ -31,6 +31,8 @@ class MSSpadePrior(nn.Module):
         concat: What the denoiser sees beside x_t, in order: ``"source"`` and ``"target_like"``
             (ALDM's code), only ``"target_like"`` (its paper, eq. 2), only ``"source"`` (Palette),
             or nothing (diffusion alone).
+        path: A first guess ``path(latent, source, target)`` for the generator to refine, such as
+            ``RidgePath``. None hands it the source itself, as ALDM does.
 
     Raises:
         ValueError: ``concat`` repeats a name, has an unknown one, or wants ``"target_like"``
@@ -39,13 +41,19 @@ class MSSpadePrior(nn.Module):
 
     concat: list[str]
 
-    def __init__(self, generator: nn.Module | None, *, concat: Sequence[str] = CONCAT) -> None:
+    def __init__(
+        self,
+        generator: nn.Module | None,
+        *,
+        concat: Sequence[str] = CONCAT,
+        path: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         if len(set(concat)) != len(concat) or not set(concat) <= set(CONCAT):
             raise ValueError(f"concat takes each of {CONCAT} at most once, got {tuple(concat)}")
         if generator is None and "target_like" in concat:
             raise ValueError("concat has 'target_like', which needs a generator, got None")
-        self.generator = generator
+        self.generator, self.path = generator, path
         self.concat = list(concat)
 
     def forward(self, latents: Tensor, available: Tensor, target: Tensor) -> PriorOutput:
@@ -67,10 +75,13 @@ class MSSpadePrior(nn.Module):
         if not torch.jit.is_scripting():
             check_one_source(latents, available)
         rows = torch.arange(latents.shape[0], device=latents.device)
-        source = latents[rows, available.to(torch.uint8).argmax(dim=1)]
+        slot = available.to(torch.uint8).argmax(dim=1)
+        source = latents[rows, slot]
         target_like = source
+        if self.path is not None:
+            target_like = self.path(source, slot, target)
         if self.generator is not None:
-            target_like = self.generator(source, target)
+            target_like = self.generator(target_like, target)
         parts = [source[:, :0]]
         for name in self.concat:
             parts.append(source if name == "source" else target_like)

@@ -1,4 +1,4 @@
-"""The whole translation network: autoencoder, prior and denoiser, with what their weights were made for."""
+"""Autoencoder, prior and denoiser as one network, with what its weights were made for."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -13,13 +13,14 @@ SCHEDULE_KEYS = ("num_train_timesteps", "beta_start", "beta_end", "prediction_ty
 class TranslationNetwork(nn.Module):
     """Autoencoder, prior and denoiser under one roof, so that their weights are one file.
 
-    Two buffers travel with the weights: ``scale_factor`` (one over the standard deviation of the training latents;
-    the prior and the denoiser see scaled latents) and ``contract``, the facts without which the weights mean
-    something else (modality order, normalisation, schedule, which latent is diffused). Loading weights whose
-    contract differs from the configured one is refused.
+    Two buffers travel with the weights: ``scale_factor`` (one over the standard deviation of the
+    training latents; the prior and the denoiser see scaled latents) and ``contract``, the facts
+    without which the weights mean something else (modality order, normalisation, schedule, which
+    latent is diffused). Loading weights whose contract differs from the configured one is refused.
 
     Args:
-        autoencoder: Offers ``encode(volume)``, ``encode_continuous(volume)`` and ``decode(latent)``.
+        autoencoder: Offers ``encode(volume)``, ``encode_continuous(volume)`` and
+            ``decode(latent)``.
         prior: Called as ``prior(latents, available, target)``.
         denoiser: Called as ``denoiser(x_t, timesteps, concat=..., modality=...)``.
         modalities: Names in one-hot order.
@@ -78,7 +79,8 @@ class TranslationNetwork(nn.Module):
         This is ALDM's "MS-SPADE only" ablation (Table 3) and what exports to TorchScript.
 
         Args:
-            image: (b, 1, *size) in [-1, 1], every size a multiple of the autoencoder's downsampling.
+            image: (b, 1, *size) in [-1, 1], every size a multiple of the autoencoder's
+                downsampling.
 
         Returns:
             (b, m, *size): the translation into each modality, in order.
@@ -117,8 +119,7 @@ class TranslationNetwork(nn.Module):
                 if theirs.get(key) != ours.get(key)
             )
             error_msgs.append(f"the weights were made for something else ({differ})")
-            state_dict = {key: value for key, value in state_dict.items() if key != prefix + "contract"}
-            state_dict[prefix + "contract"] = self.contract
+            state_dict = {**state_dict, prefix + "contract": self.contract}
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )

@@ -16,7 +16,8 @@ NORM_EPS = 1e-6
 class Encoding(NamedTuple):
     """A volume's latent, before and after quantisation.
 
-    ``continuous`` and ``quantized`` are (b, c, *size / f); ``indices`` (b, *size / f, g); ``loss`` is a scalar.
+    ``continuous`` and ``quantized`` are (b, c, *size / f); ``indices`` (b, *size / f, g); ``loss``
+    is a scalar.
     """
 
     continuous: Tensor
@@ -25,10 +26,18 @@ class Encoding(NamedTuple):
     loss: Tensor
 
 
-def conv(spatial_dims: int, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> nn.Module:
+def conv(
+    spatial_dims: int, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1
+) -> nn.Module:
     """A convolution that keeps the size at stride 1."""
     kind = nn.Conv3d if spatial_dims == 3 else nn.Conv2d
-    return kind(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2 if stride == 1 else 0)
+    return kind(
+        in_channels,
+        out_channels,
+        kernel_size,
+        stride,
+        padding=kernel_size // 2 if stride == 1 else 0,
+    )
 
 
 def norm(channels: int, groups: int) -> nn.GroupNorm:
@@ -37,16 +46,20 @@ def norm(channels: int, groups: int) -> nn.GroupNorm:
 
 
 class ResBlock(nn.Module):
-    """norm - SiLU - conv, twice, plus the input (through a 1x1 convolution where the channels change)."""
+    """norm - SiLU - conv, twice, plus the input (1x1 convolution if the channels change)."""
 
-    def __init__(self, spatial_dims: int, in_channels: int, out_channels: int, *, norm_groups: int = 32) -> None:
+    def __init__(
+        self, spatial_dims: int, in_channels: int, out_channels: int, *, norm_groups: int = 32
+    ) -> None:
         super().__init__()
         self.norm1 = norm(in_channels, norm_groups)
         self.conv1 = conv(spatial_dims, in_channels, out_channels, 3)
         self.norm2 = norm(out_channels, norm_groups)
         self.conv2 = conv(spatial_dims, out_channels, out_channels, 3)
         self.shortcut = (
-            nn.Identity() if in_channels == out_channels else conv(spatial_dims, in_channels, out_channels, 1)
+            nn.Identity()
+            if in_channels == out_channels
+            else conv(spatial_dims, in_channels, out_channels, 1)
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -103,9 +116,14 @@ class Upsample(nn.Module):
 
 
 def blocks(
-    spatial_dims: int, in_channels: int, out_channels: int, count: int, attention: bool, norm_groups: int
+    spatial_dims: int,
+    in_channels: int,
+    out_channels: int,
+    count: int,
+    attention: bool,
+    norm_groups: int,
 ) -> nn.Sequential:
-    """``count`` residual blocks of one level, each followed by self-attention if the level has it."""
+    """``count`` residual blocks of one level, each with self-attention if the level has it."""
     layers: list[nn.Module] = []
     for index in range(count):
         width = in_channels if index == 0 else out_channels
@@ -115,15 +133,17 @@ def blocks(
     return nn.Sequential(*layers)
 
 
-def skip_around(branch: nn.Module, spatial_dims: int, in_channels: int, out_channels: int) -> nn.Module:
-    """A linear path around ``branch``, whose last convolution is zeroed: training starts from the linear code."""
+def skip_around(
+    branch: nn.Module, spatial_dims: int, in_channels: int, out_channels: int
+) -> nn.Module:
+    """A linear path around ``branch``, which is zeroed: training starts from the linear code."""
     nn.init.zeros_(branch.weight)
     nn.init.zeros_(branch.bias)
     return conv(spatial_dims, in_channels, out_channels, 1)
 
 
 class Encoder(nn.Module):
-    """Haar stem, then residual blocks level by level (ALDM, Table A): (b, in, *size) to (b, z, *size / f)."""
+    """Haar stem, then residual blocks (ALDM, Table A): (b, in, *size) to (b, z, *size / f)."""
 
     def __init__(
         self,
@@ -145,7 +165,9 @@ class Encoder(nn.Module):
         width = channels[0]
         levels: list[nn.Module] = []
         for level, out in enumerate(channels):
-            part = blocks(spatial_dims, width, out, num_res_blocks, attention_levels[level], norm_groups)
+            part = blocks(
+                spatial_dims, width, out, num_res_blocks, attention_levels[level], norm_groups
+            )
             width = out
             if level < len(channels) - 1:
                 part.append(Downsample(spatial_dims, width))
@@ -154,7 +176,11 @@ class Encoder(nn.Module):
         self.mid = ResBlock(spatial_dims, width, width, norm_groups=norm_groups)
         self.norm_out = norm(width, norm_groups)
         self.conv_out = conv(spatial_dims, width, out_channels, 3)
-        self.skip = skip_around(self.conv_out, spatial_dims, stem_channels, out_channels) if linear_skip else None
+        self.skip = (
+            skip_around(self.conv_out, spatial_dims, stem_channels, out_channels)
+            if linear_skip
+            else None
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Encode; see the class."""
@@ -166,7 +192,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The encoder's mirror with one residual block more a level: (b, z, *size / f) to (b, out, *size)."""
+    """The encoder's mirror, one block more a level: (b, z, *size / f) to (b, out, *size)."""
 
     def __init__(
         self,
@@ -189,7 +215,9 @@ class Decoder(nn.Module):
         levels: list[nn.Module] = []
         for level in reversed(range(len(channels))):
             out = channels[level]
-            part = blocks(spatial_dims, width, out, num_res_blocks + 1, attention_levels[level], norm_groups)
+            part = blocks(
+                spatial_dims, width, out, num_res_blocks + 1, attention_levels[level], norm_groups
+            )
             width = out
             if level > 0:
                 part.append(Upsample(spatial_dims, width))
@@ -198,7 +226,11 @@ class Decoder(nn.Module):
         self.norm_out = norm(width, norm_groups)
         stem_channels = out_channels * 2 ** (spatial_dims * stem_levels)
         self.conv_out = conv(spatial_dims, width, stem_channels, 3)
-        self.skip = skip_around(self.conv_out, spatial_dims, in_channels, stem_channels) if linear_skip else None
+        self.skip = (
+            skip_around(self.conv_out, spatial_dims, in_channels, stem_channels)
+            if linear_skip
+            else None
+        )
 
     def forward(self, latent: Tensor) -> Tensor:
         """Decode; see the class."""
@@ -220,22 +252,26 @@ class VQGAN(nn.Module):
         channels: Width of each level; every level but the last halves the size.
         num_res_blocks: Residual blocks a level in the encoder (the decoder has one more).
         latent_channels: Channels of the latent (``embed_dim``).
-        z_channels: Channels between encoder and the 1x1 convolution to the latent; ``latent_channels`` if None.
+        z_channels: Channels between encoder and the 1x1 convolution to the latent;
+            ``latent_channels`` if None.
         num_codes: Codebook size.
         code_dim: Length of a code; ``latent_channels`` if None.
         beta: Commitment weight, see ``VectorQuantizer``.
         legacy_beta: Put beta on the codebook term, as ALDM's code does.
         attention_levels: Which levels have self-attention; none if None.
         norm_groups: Groups of the group norms, at most the channels.
-        stem_levels: Haar levels in place of full-resolution convolutions (0, 1 or 2). Each halves the size.
+        stem_levels: Haar levels in place of full-resolution convolutions (0, 1 or 2). Each halves
+            the size.
         decoder_channels: Width of each level of the decoder; ``channels`` if None.
         decoder_res_blocks: As ``num_res_blocks``, for the decoder; ``num_res_blocks`` if None.
-        linear_skip: Add a linear path from the stem's bands to the latent and back, around the convolutions, which
-            then learn only what a linear code misses. Set it to principal components with ``fit_linear_skip``.
+        linear_skip: Add a linear path from the stem's bands to the latent and back, around the
+            convolutions, which then learn only what a linear code misses. Set it to principal
+            components with ``fit_linear_skip``.
 
     Raises:
-        ValueError: ``latent_channels`` is no multiple of ``code_dim``, the two level lists differ in length, or
-            ``linear_skip`` is asked for with more than one level (the path would have to change size).
+        ValueError: ``latent_channels`` is no multiple of ``code_dim``, the two level lists differ
+            in length, or ``linear_skip`` is asked for with more than one level (the path would have
+            to change size).
     """
 
     def __init__(
@@ -261,10 +297,14 @@ class VQGAN(nn.Module):
         super().__init__()
         code_dim = code_dim or latent_channels
         if latent_channels % code_dim:
-            raise ValueError(f"latent_channels {latent_channels} is no multiple of code_dim {code_dim}")
+            raise ValueError(
+                f"latent_channels {latent_channels} is no multiple of code_dim {code_dim}"
+            )
         decoder_channels = decoder_channels or channels
         if len(decoder_channels) != len(channels):
-            raise ValueError(f"decoder_channels {decoder_channels} and channels {channels} differ in length")
+            raise ValueError(
+                f"decoder_channels {decoder_channels} and channels {channels} differ in length"
+            )
         if linear_skip and len(channels) > 1:
             raise ValueError(f"linear_skip needs a single level, got channels {channels}")
         z_channels = z_channels or latent_channels
@@ -322,11 +362,11 @@ class VQGAN(nn.Module):
         return Encoding(continuous, quantized, indices, loss)
 
     def decode(self, latent: Tensor) -> Tensor:
-        """Decode a latent (b, c, *size), quantised or not, to a volume (b, in_channels, *size * f)."""
+        """Decode a latent (b, c, *size), quantised or not, to (b, in_channels, *size * f)."""
         return self.decoder(self.post_quant_conv(latent))
 
     def forward(self, volume: Tensor) -> Tensor:
-        """Reconstruct a volume (b, in_channels, *size) from its quantised latent; the same shape."""
+        """Reconstruct (b, in_channels, *size) from its quantised latent; the same shape."""
         decoded = self.decode(self.encode(volume).quantized)
         for axis, length in enumerate(volume.shape[2:]):
             decoded = decoded.narrow(axis + 2, 0, length)
@@ -336,23 +376,24 @@ class VQGAN(nn.Module):
     def fit_linear_skip(
         self, volumes: Iterable[Tensor], *, whitening: float = 0.0, background: float = -1.0
     ) -> Tensor:
-        """Set the linear paths to the principal components of the stem's bands, so that decode(encode) projects.
+        """Set the linear paths to principal components, so that decode(encode) projects.
 
-        The components are taken about the background, which thereby gets the latent 0, over the places that are
-        not background.
+        They are those of the stem's bands, taken about the background, which thereby gets the
+        latent 0, over the places that are not background.
 
         Args:
             volumes: Batches (b, in_channels, *size) of training volumes.
-            whitening: Divide each component by its standard deviation to this power: 0 keeps the orthonormal
-                code, 1 gives every latent channel unit variance.
+            whitening: Divide each component by its standard deviation to this power: 0 keeps the
+                orthonormal code, 1 gives every latent channel unit variance.
             background: Intensity of the background.
 
         Returns:
-            (bands,) variance along every component, largest first: what a linear code of k channels loses is the
-            sum from the k-th on.
+            (bands,) variance along every component, largest first: what a linear code of k channels
+            loses is the sum from the k-th on.
 
         Raises:
-            ValueError: The network has no linear skip, or its 1x1 convolutions change the number of channels.
+            ValueError: The network has no linear skip, or its 1x1 convolutions change the number of
+                channels.
         """
         encode, decode = self.encoder.skip, self.decoder.skip
         if encode is None or decode is None:
@@ -366,7 +407,10 @@ class VQGAN(nn.Module):
             bands = self.pad(volume).double().cpu()
             flat = torch.full_like(bands[:1], background)
             for _ in range(self.encoder.stem_levels):
-                bands, flat = haar_split(bands, self.spatial_dims), haar_split(flat, self.spatial_dims)
+                bands, flat = (
+                    haar_split(bands, self.spatial_dims),
+                    haar_split(flat, self.spatial_dims),
+                )
             origin = flat.flatten(2)[0, :, 0]
             tokens = bands.movedim(1, -1).reshape(-1, bands_count) - origin
             tokens = tokens[tokens.abs().amax(1) > 1e-6]
@@ -393,7 +437,12 @@ class VQGAN(nn.Module):
 
 PRESETS: dict[str, dict[str, object]] = {
     "paper": {"channels": (256, 512, 512), "num_res_blocks": 2, "latent_channels": 3},
-    "repo": {"channels": (64, 64, 128), "num_res_blocks": 1, "latent_channels": 4, "legacy_beta": True},
+    "repo": {
+        "channels": (64, 64, 128),
+        "num_res_blocks": 1,
+        "latent_channels": 4,
+        "legacy_beta": True,
+    },
 }
 """ALDM's sizes: ``paper`` is Table A, ``repo`` the public code's configuration (64, [1, 1, 2])."""
 

@@ -27,9 +27,10 @@ class OneToMany:
 
     The networks see the whole head and a margin around it, as in training (their norms average over
     what they see, so a wider empty border would shift intensities), padded with background to the
-    autoencoder's multiple. What lies outside is background in the answer: no voxel is dropped. Decoding goes one target at a time, since that is where memory peaks. A GPU without
-    memory for all targets at once denoises fewer at a time; the noise belongs to (seed, case,
-    target), so nothing else changes.
+    autoencoder's multiple. What lies outside is background in the answer: no voxel is dropped.
+    Decoding goes one target at a time, since that is where memory peaks. A GPU without memory for
+    all targets at once denoises fewer at a time; the noise belongs to (seed, case, target), so
+    nothing else changes.
 
     Args:
         network: Autoencoder, prior and denoiser with their weights, in eval mode.

@@ -1,4 +1,4 @@
-"""The composite network: scaling, prior-only translation, and the contract that guards the weights."""
+"""The composite network: scaling, prior-only translation, the contract of the weights."""
 
 from typing import NamedTuple
 
@@ -9,7 +9,12 @@ from torch import Tensor, nn
 from voxlate.networks.translation import TranslationNetwork
 from voxlate.networks.vqgan import VQGAN
 
-SCHEDULE = {"num_train_timesteps": 1000, "beta_start": 0.0015, "beta_end": 0.0195, "prediction_type": "v_prediction"}
+SCHEDULE = {
+    "num_train_timesteps": 1000,
+    "beta_start": 0.0015,
+    "beta_end": 0.0195,
+    "prediction_type": "v_prediction",
+}
 
 
 class Output(NamedTuple):
@@ -18,7 +23,7 @@ class Output(NamedTuple):
 
 
 class AddTarget(nn.Module):
-    """A prior that adds the target's index to the source latent, so that its effect can be read off."""
+    """A prior that adds the target's index to the source latent, where it can be read off."""
 
     def forward(self, latents: Tensor, available: Tensor, target: Tensor) -> Output:
         source = (latents * available[:, :, None, None, None, None]).sum(1)
@@ -36,7 +41,9 @@ class Identity(nn.Module):
         return latent
 
 
-def network(autoencoder: nn.Module | None = None, modalities: tuple[str, ...] = ("t1", "t2")) -> TranslationNetwork:
+def network(
+    autoencoder: nn.Module | None = None, modalities: tuple[str, ...] = ("t1", "t2")
+) -> TranslationNetwork:
     return TranslationNetwork(
         autoencoder or Identity(),
         AddTarget(),
@@ -78,7 +85,9 @@ def test_repeated_modality_is_refused() -> None:
 
 def test_script_trace_and_eager_agree() -> None:
     torch.manual_seed(0)
-    net = network(VQGAN(channels=(8,), stem_levels=1, latent_channels=2, num_codes=16, norm_groups=4)).eval()
+    net = network(
+        VQGAN(channels=(8,), stem_levels=1, latent_channels=2, num_codes=16, norm_groups=4)
+    ).eval()
     image = torch.rand(1, 1, 8, 8, 8)
     expected = net(image)
     torch.testing.assert_close(torch.jit.script(net)(image), expected)

@@ -1,0 +1,74 @@
+"""The ridge path: exact where the relation is linear, elsewhere the textbook's solution."""
+
+import pytest
+import torch
+
+from voxlate.networks.ridge import RidgePath
+
+
+def latents(seed: int, size: tuple[int, ...] = (7, 6, 5)) -> torch.Tensor:
+    return torch.randn(3, *size, generator=torch.Generator().manual_seed(seed))
+
+
+def test_new_path_returns_the_source() -> None:
+    path = RidgePath(3, 2, features=8)
+    z = latents(0)[None]
+    torch.testing.assert_close(path(z, torch.tensor([0]), torch.tensor([1])), z)
+
+
+def test_linear_relation_is_found_and_used_on_new_latents() -> None:
+    mix = torch.tensor([[0.5, -1.0, 0.0], [2.0, 0.1, 0.3], [0.0, 0.0, -1.0]])
+    change = lambda z: torch.einsum("oc,cxyz->oxyz", mix, z) + 0.7  # noqa: E731
+    path = RidgePath(3, 2, features=8)
+    path.fit([({0: latents(s), 1: change(latents(s))}, 1.0) for s in range(4)], ridge=1e-9)
+    new = latents(9)
+    answer = path(new[None], torch.tensor([0]), torch.tensor([1]))[0]
+    torch.testing.assert_close(answer, change(new), rtol=1e-3, atol=1e-3)
+
+
+def test_fit_solves_the_weighted_normal_equations() -> None:
+    cases = [({0: latents(1), 1: latents(2)}, 1.0), ({0: latents(3), 1: latents(4)}, 2.5)]
+    path = RidgePath(3, 2, features=16)
+    path.fit(cases, ridge=0.1)
+    phi = [path.features(path.inputs(case[0])) for case, _ in cases]
+    moment = sum(w * p.t() @ p for p, (_, w) in zip(phi, cases, strict=True))
+    product = sum(
+        w * p.t() @ case[1].double().flatten(1).t() for p, (case, w) in zip(phi, cases, strict=True)
+    )
+    penalty = 0.1 * moment.diagonal().mean() * torch.eye(len(moment), dtype=torch.float64)
+    expected = torch.linalg.solve(moment + penalty, product)
+    torch.testing.assert_close(path.weights[0, 1].double(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_pair_that_no_case_has_keeps_its_weights_and_incomplete_cases_are_used() -> None:
+    path = RidgePath(3, 3, features=8)
+    before = path.weights.clone()
+    path.fit([({0: latents(1), 1: latents(2)}, 1.0), ({0: latents(3)}, 1.0)])
+    assert not torch.equal(path.weights[0, 1], before[0, 1])
+    assert torch.equal(path.weights[0, 2], before[0, 2])
+    assert torch.equal(path.weights[0, 0], before[0, 0])
+
+
+def test_batch_equals_one_by_one_and_autocast_changes_nothing() -> None:
+    path = RidgePath(3, 2, features=8)
+    path.fit([({0: latents(1), 1: latents(2)}, 1.0)])
+    z = torch.stack([latents(5), latents(6)])
+    source, target = torch.tensor([0, 1]), torch.tensor([1, 0])
+    whole = path(z, source, target)
+    for row in range(2):
+        single = path(z[row : row + 1], source[row : row + 1], target[row : row + 1])
+        torch.testing.assert_close(whole[row : row + 1], single, rtol=0, atol=0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(path(z, source, target), whole, rtol=0, atol=0)
+
+
+def test_no_cases_are_refused() -> None:
+    with pytest.raises(ValueError, match="no cases"):
+        RidgePath(3, 2).fit([])
+
+
+def test_script_agrees_in_two_dimensions() -> None:
+    path = RidgePath(3, 2, features=8, spatial_dims=2)
+    z = torch.randn(2, 3, 6, 5, generator=torch.Generator().manual_seed(0))
+    args = (z, torch.tensor([0, 1]), torch.tensor([1, 1]))
+    torch.testing.assert_close(torch.jit.script(path)(*args), path(*args))
