@@ -62,6 +62,7 @@ class Bundle:
 
     def __init__(self, root: Path, network: Mapping[str, Any], training: Mapping[str, Any]) -> None:
         self.root, self.configs = root, root / "configs"
+        self.network, self.training = network, training
         own = self.configs / "tiny_network.yaml"
         own.write_text(yaml.safe_dump({k: v for k, v in network.items() if v is not None}))
         overlay = {**training, "+network_files": ["$@bundle_root + '/configs/tiny_network.yaml'"]}
@@ -78,6 +79,23 @@ class Bundle:
         path = self.root / "models" / "model.pt"
         save_weights(network.state_dict(), path)
         return path
+
+    def shrink(self) -> None:
+        """Write what is tiny into the copy's own files, so that no overlay is needed."""
+        for path in self.configs.glob("*.yaml"):
+            changes = {"network": self.network}.get(path.stem, {})
+            if path.stem.startswith("train_"):
+                changes = self.training
+            elif path.stem in ("brats2021", "ixi"):
+                changes = {k: v for k, v in self.network.items() if k.startswith("preprocessing")}
+            config = yaml.safe_load(path.read_text())
+            for key, value in changes.items():
+                *outer, last = key.split("::")
+                place = config
+                for part in outer:
+                    place = place[part]
+                place[last] = value
+            path.write_text(yaml.safe_dump(config, sort_keys=False))
 
     def workflow(self, *names: str, kind: str, **override: Any) -> ConfigWorkflow:
         return ConfigWorkflow(

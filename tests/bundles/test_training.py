@@ -94,6 +94,16 @@ def test_paper_goes_through_its_stages_with_every_loss_that_needs_no_weights(
     copied: Callable[..., Any], phantoms: Path, tmp_path: Path
 ) -> None:
     bundle = copied("aldm_brats")
+    learns = bundle.workflow(
+        "train_autoencoder",
+        kind="train",
+        dataset_dir=str(phantoms),
+        cycle_weight=1.0,
+    )
+    learns.initialize()
+    generator = learns.trainer.network.prior.parameters()
+    stepped = {id(p) for group in learns.trainer.optimizer.param_groups for p in group["params"]}
+    assert {id(p) for p in generator} <= stepped  # ALDM's code forgot it
     train(bundle, STAGES[:1], [], phantoms, cycle_weight=1.0)
     train(bundle, STAGES[1:], [], phantoms)
     translate(bundle, "denoiser", [], phantoms, tmp_path / "out", steps=2)

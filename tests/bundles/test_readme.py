@@ -1,0 +1,71 @@
+"""Every command in the bundles' README, typed as printed, in a copy with tiny networks."""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from voxlate.data_prep import find_cases, save_datalist, split_by_subject
+
+CONTRASTS = ["t1", "t1ce", "t2", "flair"]
+
+
+def commands(readme: Path) -> list[str]:
+    """The README's indented blocks that begin with a program, continued lines joined."""
+    found: list[str] = []
+    for line in readme.read_text().splitlines():
+        if found and found[-1].endswith("\\"):
+            found[-1] = found[-1][:-1] + line.strip()
+        elif line.startswith(("    python ", "    torchrun ")):
+            found.append(line.strip())
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["aldm_brats", "brain_mri_translation"])
+def test_every_command_of_the_readme_runs(
+    name: str,
+    copied: Callable[..., Any],
+    phantoms: Path,
+    schemas_dir: Path,
+    importable: dict[str, str],
+    tmp_path: Path,
+) -> None:
+    bundle = copied(name)
+    bundle.shrink()
+    bundle.random_weights()
+    (bundle.root / "eval").mkdir()
+    shutil.copy(schemas_dir / "meta_schema_20240725.json", bundle.root / "eval" / "schema.json")
+    shutil.copytree(phantoms / "patient01", bundle.root / "scans" / "patient01")
+    for source, subject in (("01", "07"), ("02", "12"), ("03", "19")):
+        folder = bundle.root / "data" / f"patient{subject}"
+        shutil.copytree(phantoms / f"patient{source}", folder)
+    cases = find_cases(bundle.root / "data", CONTRASTS)
+    split = split_by_subject(cases, validation=["patient19"])
+    save_datalist(bundle.root / "data" / "brats2021.json", *split)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{importable['PATH']}"
+    ran = 0
+    for command in commands(bundle.root / "docs" / "README.md"):
+        if "tracking" in command and importlib.util.find_spec("mlflow") is None:
+            continue
+        command = command.replace("BraTS2021_00000", "patient19").replace("=4", "=2")
+        done = subprocess.run(
+            ["bash", "-c", command],
+            cwd=bundle.root,
+            env={**importable, "PATH": path},
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+        ran += 1
+    assert ran >= 8
+    assert (bundle.root / "runs" / "denoiser" / "model.pt").is_file()
+    assert (bundle.root / "out" / "patient01" / "t1_t2.nii.gz").is_file()
+    assert (bundle.root / "report" / "metrics.csv").is_file()
