@@ -66,12 +66,12 @@ class TranslationNetwork(nn.Module):
     def encode(self, volume: Tensor) -> Tensor:
         """Scaled latent (b, c, *size / f) of a volume (b, 1, *size) in [-1, 1]."""
         if self.quantized:
-            return self.autoencoder.encode(volume).quantized * self.scale_factor
-        return self.autoencoder.encode_continuous(volume) * self.scale_factor
+            return self.autoencoder.encode(volume).quantized * self.scale_factor  # type: ignore[operator]
+        return self.autoencoder.encode_continuous(volume) * self.scale_factor  # type: ignore[operator]
 
     def decode(self, latent: Tensor) -> Tensor:
         """Volume (b, 1, *size) of a scaled latent (b, c, *size / f)."""
-        return self.autoencoder.decode(latent / self.scale_factor)
+        return self.autoencoder.decode(latent / self.scale_factor)  # type: ignore[operator]
 
     def forward(self, image: Tensor) -> Tensor:
         """Translate by the prior alone, without diffusion: one pass, no noise.

@@ -28,7 +28,7 @@ class Encoding(NamedTuple):
 
 def conv(
     spatial_dims: int, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1
-) -> nn.Module:
+) -> nn.Conv2d | nn.Conv3d:
     """A convolution that keeps the size at stride 1."""
     kind = nn.Conv3d if spatial_dims == 3 else nn.Conv2d
     return kind(
@@ -135,10 +135,10 @@ def blocks(
 
 def skip_around(
     branch: nn.Module, spatial_dims: int, in_channels: int, out_channels: int
-) -> nn.Module:
+) -> nn.Conv2d | nn.Conv3d:
     """A linear path around ``branch``, which is zeroed: training starts from the linear code."""
-    nn.init.zeros_(branch.weight)
-    nn.init.zeros_(branch.bias)
+    for parameter in branch.parameters():
+        nn.init.zeros_(parameter)
     return conv(spatial_dims, in_channels, out_channels, 1)
 
 
@@ -421,12 +421,12 @@ class VQGAN(nn.Module):
         analysis, synthesis = basis / spread, (basis * spread).t()
         ones = [1] * self.spatial_dims
         encode.weight.copy_(analysis.reshape(list(analysis.shape) + ones))
-        encode.bias.copy_(-analysis @ origin)
+        encode.bias.copy_(-analysis @ origin)  # type: ignore[union-attr]
         decode.weight.copy_(synthesis.reshape(list(synthesis.shape) + ones))
-        decode.bias.copy_(origin)
+        decode.bias.copy_(origin)  # type: ignore[union-attr]
         for layer in (self.quant_conv, self.post_quant_conv):
             nn.init.dirac_(layer.weight)
-            nn.init.zeros_(layer.bias)
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
         return variance.flip(0)
 
     @property

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
@@ -23,20 +24,26 @@ def fit_ridge_path(
 ) -> None:
     """Fit ``network.prior.path`` to the scaled latents of whole heads; see ``RidgePath.fit``.
 
+    Without such a path nothing happens.
+
     Args:
         network: Its autoencoder is trained and its latent scale measured.
         cases: For training only.
         weight: Of a case, by its id.
         ridge: Penalty, see ``RidgePath.fit``.
     """
+    if getattr(network.prior, "path", None) is None:
+        return
     device = network.scale_factor.device
+    autoencoder: Any = network.autoencoder
+    prior: Any = network.prior
     encoded = []
     for case in cases:
-        view = whole_view(case.foreground(), network.autoencoder.downsampling)
+        view = whole_view(case.foreground(), autoencoder.downsampling)
         latents = {}
         for modality in case.volumes:
             volume = read_view([case.volume(modality)], view).unsqueeze(0).to(device)
             latents[network.modalities.index(modality)] = network.encode(volume)[0]
         encoded.append((latents, weight(case.case_id)))
-    network.prior.path.fit(encoded, ridge=ridge)
+    prior.path.fit(encoded, ridge=ridge)
     logger.info(f"ridge path fitted to {len(encoded)} cases")
