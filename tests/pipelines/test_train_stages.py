@@ -28,7 +28,7 @@ from voxlate.pipelines.sample_pictures import ProgressLine, SamplePictures
 from voxlate.pipelines.train_autoencoder import AutoencoderTrainer, Reconstruct
 from voxlate.pipelines.train_denoiser import DenoiserTrainer, TranslateBySampling
 from voxlate.pipelines.train_prior import PriorTrainer, TranslateByPrior, source_slots
-from voxlate.pipelines.training import StageTrainer, step_generator
+from voxlate.pipelines.training import StageTrainer, scalars, step_generator
 from voxlate.pipelines.training_data import (
     CropDataset,
     PairDataset,
@@ -524,3 +524,27 @@ def test_two_ranks_stay_equal(cases: list[PreparedCase], tmp_path: Path) -> None
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("equal") == 6
+
+
+@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler")
+def test_monai_s_own_handlers_work_on_a_stage(
+    cases: list[PreparedCase], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from monai.handlers import CheckpointSaver, LrScheduleHandler, StatsHandler
+
+    network = tiny_network()
+    optimizer = torch.optim.SGD(network.prior.parameters(), lr=1.0)
+    halving = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+    handlers = (
+        StatsHandler(name="stage", output_transform=scalars),
+        LrScheduleHandler(halving, epoch_level=False, print_lr=False),
+        CheckpointSaver(str(tmp_path), {"network": network}, save_final=True),
+    )
+    options = {"optimizer": optimizer, "lr_scheduler": None, "handlers": handlers}
+    make_trainer("prior", network, cases, steps=3, channels_last=True, **options).run()
+    assert "latent_l1: 0." in capsys.readouterr().out
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.125)
+    saved = torch.load(tmp_path / "network_final_iteration=3.pt", weights_only=True)
+    assert saved.keys() == network.state_dict().keys()
+    weight = network.denoiser.conv_in.weight
+    assert weight.is_contiguous(memory_format=torch.channels_last_3d)
