@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 NARROW, WIDE = 3, 7  #: sides of the neighbourhoods whose means are features, in latent voxels
 WIDE_CHANNELS = 8
+BACKGROUND = 0.05  #: magnitude of a scaled latent up to which it is background
 CHUNK = 16384  #: voxels whose features are held at once
 
 
@@ -18,6 +19,9 @@ class RidgePath(nn.Module):
     mean over 3 voxels a side and that of the leading channels over 7, each channel in units of its
     spread; A and b are drawn once (random Fourier features: Rahimi and Recht 2007). W minimises the
     weighted squared error plus a ridge penalty, one regression for every pair of source and target.
+
+    Where the source latent is background (near 0 in all channels), so is the answer, and such
+    places are left out of the fit.
 
     It is our addition to ALDM: MS-SPADE then learns what such a regression misses. A new path
     returns the source.
@@ -51,6 +55,7 @@ class RidgePath(nn.Module):
         super().__init__()
         self.spatial_dims, self.num_modalities = spatial_dims, num_modalities
         self.narrow, self.wide, self.chunk = NARROW, WIDE, CHUNK
+        self.background = BACKGROUND
         self.wide_channels = min(WIDE_CHANNELS, latent_channels)
         inputs = 2 * latent_channels + self.wide_channels
         importance = torch.full([inputs], 0.35)
@@ -75,6 +80,10 @@ class RidgePath(nn.Module):
         far = self.mean(scaled[: self.wide_channels], self.wide)
         return torch.cat([scaled, near, far]).flatten(1).t()
 
+    def inside(self, latent: Tensor) -> Tensor:
+        """Where one latent (c, *size) is not background: (*size) bool."""
+        return latent.abs().amax(0) > self.background
+
     def mean(self, x: Tensor, side: int) -> Tensor:
         """Mean over a neighbourhood, zeros (background) outside."""
         padded = F.pad(x, [side // 2] * (2 * self.spatial_dims)).unsqueeze(0)
@@ -96,7 +105,9 @@ class RidgePath(nn.Module):
             parts: list[Tensor] = []
             for start in range(0, inputs.shape[0], self.chunk):
                 parts.append(self.features(inputs[start : start + self.chunk]) @ weights)
-            translated.append(torch.cat(parts).t().reshape(latent[row].shape))
+            inside = self.inside(latent[row]).flatten().unsqueeze(1)
+            found = (torch.cat(parts) * inside).t()
+            translated.append(found.reshape(latent[row].shape))
         return torch.stack(translated).to(latent.dtype)
 
     def zeros(self, columns: int) -> list[Tensor]:
@@ -121,19 +132,17 @@ class RidgePath(nn.Module):
         cases = list(cases)
         if not cases:
             raise ValueError("no cases to fit the ridge path to")
-        count, squares = 0, torch.zeros(len(self.spread), dtype=torch.float64)
-        for latents, _ in cases:
-            for latent in latents.values():
-                squares += latent.double().flatten(1).square().sum(1).cpu()
-                count += latent[0].numel()
-        self.spread.copy_((squares / count).sqrt().clamp(min=1e-6))
+        every = [latent for latents, _ in cases for latent in latents.values()]
+        tokens = [z.double().flatten(1)[:, self.inside(z).flatten()] for z in every]
+        self.spread.copy_(torch.cat(tokens, dim=1).std(1).clamp(min=1e-6))
         size = self.weights.shape[2]
         for source in range(self.num_modalities):
             having = [(latents, weight) for latents, weight in cases if source in latents]
             moments = self.zeros(size)
             products = self.zeros(len(self.spread))
             for latents, weight in having:
-                inputs = self.inputs(latents[source])
+                inside = self.inside(latents[source]).flatten()
+                inputs = self.inputs(latents[source])[inside]
                 moment = torch.zeros_like(moments[0])
                 product = {i: torch.zeros_like(products[0]) for i in latents if i != source}
                 for start in range(0, len(inputs), self.chunk):
@@ -141,7 +150,9 @@ class RidgePath(nn.Module):
                     phi = self.features(inputs[rows])
                     moment += (phi.t() @ phi).cpu()
                     for index, total in product.items():
-                        total += (phi.t() @ latents[index].double().flatten(1).t()[rows]).cpu()
+                        total += (
+                            phi.t() @ latents[index].double().flatten(1)[:, inside].t()[rows]
+                        ).cpu()
                 for index, total in product.items():
                     moments[index] += weight * moment
                     products[index] += weight * total
