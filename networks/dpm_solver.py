@@ -57,6 +57,8 @@ class DPMSolverScheduler(NoiseScheduler):
         prediction_type: What the denoiser predicts: "epsilon", "v_prediction" or "sample".
         spacing: How fewer than T timesteps are chosen, see ``spaced_timesteps``.
         clip_sample: Clip the predicted clean latent to [-1, 1].
+        start_timestep: Begin runs at or below this timestep, from the prior's latent noised to it,
+            in place of noise alone (Meng et al. 2022, SDEdit).
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class DPMSolverScheduler(NoiseScheduler):
         *,
         spacing: Spacing = "log_snr",
         clip_sample: bool = False,
+        start_timestep: int | None = None,
     ) -> None:
         super().__init__(
             num_train_timesteps,
@@ -77,6 +80,7 @@ class DPMSolverScheduler(NoiseScheduler):
             spacing=spacing,
             clip_sample=clip_sample,
         )
+        self.start_timestep = start_timestep
 
     def set_timesteps(
         self,

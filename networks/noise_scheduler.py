@@ -39,6 +39,7 @@ class NoiseScheduler(Scheduler, ABC):
     """
 
     timesteps: Tensor
+    start_timestep: int | None = None
 
     def __init__(
         self,
@@ -78,8 +79,10 @@ class NoiseScheduler(Scheduler, ABC):
         Args:
             num_inference_steps: In 1..T; in 1..start + 1 where ``start`` is given.
             device: Where ``timesteps`` shall lie.
-            start: Begin at or below this timestep, from a latent noised to ``timesteps[0]``.
+            start: Begin at or below this timestep, from a latent noised to ``timesteps[0]``; by
+                default at ``start_timestep``.
         """
+        start = self.start_timestep if start is None else start
         chosen = spaced_timesteps(
             num_inference_steps, self.alphas_cumprod, self.spacing, start=start
         )

@@ -96,6 +96,7 @@ class TranslateBySampling(Inferer):
             concat=prior.concat,
             modality=target,
             noise=noise.to(latent.device),
+            start=None if self.scheduler.start_timestep is None else prior.start,
         )
         return {
             "source": inputs["source"],

@@ -186,10 +186,13 @@ class Translator:
         """
         source, wanted = resolve_targets(self.modalities, source, targets)
         steps = self.steps if steps is None else steps
-        if not 0 <= steps <= self.scheduler.num_train_timesteps:
+        most = self.scheduler.num_train_timesteps
+        if self.scheduler.start_timestep is not None:
+            most = self.scheduler.start_timestep + 1
+        if not 0 <= steps <= most:
             raise UsageError(
                 f"{steps} denoising steps are not possible",
-                f"give 0 to {self.scheduler.num_train_timesteps}",
+                f"give 0 to {most}",
                 code="E_STEPS",
             )
         one_to_many = OneToMany(self.network, self.scheduler, steps=steps)

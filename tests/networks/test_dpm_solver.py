@@ -142,3 +142,17 @@ def test_another_batch_within_a_run_is_refused() -> None:
     scheduler.step(torch.ones(2, 1, 4), first, torch.ones(2, 1, 4))
     with pytest.raises(ValueError, match="batch changed"):
         scheduler.step(torch.ones(1, 1, 4), second, torch.ones(1, 1, 4))
+
+
+def test_start_timestep_begins_every_run_there_and_ends_clean() -> None:
+    scheduler = DPMSolverScheduler(start_timestep=400)
+    scheduler.set_timesteps(6)
+    assert int(scheduler.timesteps[0]) <= 400
+    assert len(scheduler.timesteps) == 6
+    clean, noise = torch.full((1, 1, 4), 0.5), torch.ones(1, 1, 4)
+    x_t = scheduler.add_noise(clean, noise, scheduler.timesteps[:1])
+    for timestep in scheduler.timesteps:
+        alpha_bar = scheduler.alphas_cumprod[timestep]
+        exact = (x_t.double() - alpha_bar.sqrt() * clean) / (1 - alpha_bar).sqrt()
+        x_t, _ = scheduler.step(exact.float(), timestep, x_t)
+    torch.testing.assert_close(x_t, clean, rtol=1e-4, atol=1e-4)
