@@ -173,4 +173,5 @@ def importable(tmp_path: Path) -> dict[str, str]:
     (package / "__init__.py").write_bytes((ROOT / "src/voxlate/__init__.py").read_bytes())
     for room in ("bundles", "data_prep", "networks", "pipelines"):
         (package / room).symlink_to(ROOT / room)
-    return {**os.environ, "PYTHONPATH": str(package.parent), "OMP_NUM_THREADS": "1"}
+    paths = [str(package.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}

@@ -42,7 +42,8 @@ def test_every_command_of_the_readme_runs(
     bundle.random_weights()
     (bundle.root / "eval").mkdir()
     shutil.copy(schemas_dir / "meta_schema_20240725.json", bundle.root / "eval" / "schema.json")
-    shutil.copytree(phantoms / "patient01", bundle.root / "scans" / "patient01")
+    for patient in ("patient01", "patient02"):
+        shutil.copytree(phantoms / patient, bundle.root / "scans" / patient)
     for source, subject in (("01", "07"), ("02", "12"), ("03", "19")):
         folder = bundle.root / "data" / f"patient{subject}"
         shutil.copytree(phantoms / f"patient{source}", folder)
