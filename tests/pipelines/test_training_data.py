@@ -246,3 +246,21 @@ def test_batches_go_on_where_the_run_is(cases: list[PreparedCase]) -> None:
     assert next(iter(loader))["image"].shape == (2, 1, 8, 8, 8)
     with pytest.raises(ValueError, match="batch_size must be 1"):
         training_loader(CropDataset(cases, MODALITIES, crop_size=None), 2)
+
+
+def test_weights_of_cases_and_sources_set_how_often_they_are_shown(
+    cases: list[PreparedCase],
+) -> None:
+    data = PairDataset(
+        cases,
+        MODALITIES,
+        crop_size=8,
+        target_weights={"t2": 1.0},
+        case_weights={"*": 1.0, "b": 3.0},
+        source_weights={"t1": 4.0, "t1ce": 0.0},
+    )
+    shown = [data[index] for index in range(400)]
+    assert Counter(sample["case"] for sample in shown)["b"] == pytest.approx(300, abs=40)
+    sources = Counter(sample["source_index"] for sample in shown)
+    assert sources[1] == 0  # t1ce
+    assert sources[0] == pytest.approx(320, abs=40)

@@ -10,10 +10,17 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from voxlate.data_prep import ScanError, UsageError, WeightsError, scan_from_array
 from voxlate.pipelines import Translator
-from voxlate.pipelines.one_to_many import OneToMany, pad_to_multiple, resolve_targets
+from voxlate.pipelines.crops import BACKGROUND
+from voxlate.pipelines.one_to_many import (
+    OneToMany,
+    head_box,
+    pad_to_multiple,
+    resolve_targets,
+)
 
 
 def translator(known: SimpleNamespace, **change: Any) -> Translator:
@@ -205,3 +212,20 @@ def test_what_is_no_bundle_is_refused(tmp_path: Path) -> None:
     (tmp_path / "configs" / "network.yaml").write_text("steps: 3\n")
     with pytest.raises(WeightsError, match="network_def is missing"):
         Translator.from_bundle(tmp_path)
+
+
+def test_networks_see_the_head_and_its_margin_wherever_it_lies() -> None:
+    volume = torch.full((1, 1, 40, 30, 30), BACKGROUND)
+    volume[0, 0, 10:20, 2:12, 20:30] = 0.5
+    assert head_box(volume, margin=4) == [slice(6, 24), slice(0, 16), slice(16, 30)]
+    assert head_box(torch.full((1, 1, 4, 5, 6), BACKGROUND)) == [slice(0, n) for n in (4, 5, 6)]
+
+
+def test_empty_grid_around_the_head_changes_no_voxel_of_it(tiny_bundle: Path) -> None:
+    translator = Translator.from_bundle(tiny_bundle, device="cpu")
+    head = torch.rand(1, 16, 16, 16) - 0.5
+    tight, wide = (F.pad(head, [pad] * 6, value=BACKGROUND) for pad in (4, 12))
+    near = translator(tight, targets=["t2"], steps=0)["t2"]
+    far = translator(wide, targets=["t2"], steps=0)["t2"]
+    torch.testing.assert_close(far[:, 8:-8, 8:-8, 8:-8], near)
+    assert (far[:, :8] == BACKGROUND).all()
