@@ -67,6 +67,11 @@ class NoiseScheduler(Scheduler, ABC):
         self.clip_sample = clip_sample
         self.set_timesteps(num_train_timesteps)
 
+    @property
+    def num_used_timesteps(self) -> int:
+        """Timesteps that sampling may visit: T, or those up to ``start_timestep``."""
+        return self.num_train_timesteps if self.start_timestep is None else self.start_timestep + 1
+
     def set_timesteps(
         self,
         num_inference_steps: int,

@@ -22,8 +22,8 @@ from .training import StageTrainer
 class DenoiserTrainer(StageTrainer):
     """Train ``network.denoiser`` with the autoencoder and the prior frozen.
 
-    x_t = add_noise(target latent, noise, t) with t uniform; loss = mean squared error to the
-    scheduler's prediction type (ALDM eq. 2 for epsilon).
+    x_t = add_noise(target latent, noise, t) with t uniform over those that sampling may visit; loss
+    = mean squared error to the scheduler's prediction type (ALDM eq. 2 for epsilon).
 
     Args:
         network: The whole network, its autoencoder and prior trained.
@@ -48,7 +48,7 @@ class DenoiserTrainer(StageTrainer):
             slots = source_slots(source, batch["available"])
             concat = self.network.prior(slots, batch["available"], batch["target_index"]).concat
         noise = torch.randn(clean.shape, generator=generator).to(clean.device)
-        steps = self.scheduler.num_train_timesteps
+        steps = self.scheduler.num_used_timesteps
         timesteps = torch.randint(steps, clean.shape[:1], generator=generator).to(clean.device)
         x_t = self.scheduler.add_noise(original_samples=clean, noise=noise, timesteps=timesteps)
         wanted = self.scheduler.training_target(clean, noise, timesteps)

@@ -186,9 +186,7 @@ class Translator:
         """
         source, wanted = resolve_targets(self.modalities, source, targets)
         steps = self.steps if steps is None else steps
-        most = self.scheduler.num_train_timesteps
-        if self.scheduler.start_timestep is not None:
-            most = self.scheduler.start_timestep + 1
+        most = self.scheduler.num_used_timesteps
         if not 0 <= steps <= most:
             raise UsageError(
                 f"{steps} denoising steps are not possible",

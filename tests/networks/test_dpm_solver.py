@@ -146,6 +146,7 @@ def test_another_batch_within_a_run_is_refused() -> None:
 
 def test_start_timestep_begins_every_run_there_and_ends_clean() -> None:
     scheduler = DPMSolverScheduler(start_timestep=400)
+    assert (scheduler.num_used_timesteps, DPMSolverScheduler().num_used_timesteps) == (401, 1000)
     scheduler.set_timesteps(6)
     assert int(scheduler.timesteps[0]) <= 400
     assert len(scheduler.timesteps) == 6
