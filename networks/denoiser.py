@@ -116,9 +116,11 @@ class Denoiser(nn.Module):
         use_scale_shift_norm: Embeddings scale and shift after the norm instead of being added
             before it.
         use_checkpoint: Recompute each layer in the backward pass to save memory.
+        refine_concat: Add the last latent of ``concat``, the prior's answer, to the output. For the
+            prediction type "sample" an untrained denoiser then gives the prior's answer.
 
     Raises:
-        ValueError: ``channels`` and another list of levels differ in length, or
+        ValueError: ``refine_concat`` without a latent in ``concat``; ``channels`` and another list of levels differ in length, or
             ``modality_conditioning`` is unknown, or (call, outside TorchScript) an argument does
             not fit the denoiser.
     """
@@ -141,6 +143,7 @@ class Denoiser(nn.Module):
         dropout: float = 0.0,
         use_scale_shift_norm: bool = False,
         use_checkpoint: bool = False,
+        refine_concat: bool = False,
     ) -> None:
         super().__init__()
         heads = (
@@ -159,7 +162,13 @@ class Denoiser(nn.Module):
             )
         self.spatial_dims, self.stem_levels = spatial_dims, stem_levels
         self.latent_channels, self.concat_channels = latent_channels, concat_channels
+        if refine_concat and concat_channels < latent_channels:
+            raise ValueError(
+                f"refine_concat needs concat_channels of at least {latent_channels}, "
+                f"got {concat_channels}"
+            )
         self.num_modalities, self.noisy_first = num_modalities, noisy_first
+        self.refine_concat = refine_concat
         self.time_channels = channels[0]
         self.multiple = 2 ** (len(channels) - 1 + stem_levels)
         conditioning = modality_conditioning if num_modalities > 0 else "none"
@@ -260,7 +269,10 @@ class Denoiser(nn.Module):
         h = self.unet(h, embedding, token)
         for _ in range(self.stem_levels):
             h = haar_merge(h, self.spatial_dims)
-        return crop_like(h, x_t)
+        h = crop_like(h, x_t)
+        if self.refine_concat and concat is not None:
+            h = h + concat[:, -self.latent_channels :]
+        return h
 
     def embed(
         self, x_t: Tensor, timesteps: Tensor, modality: Tensor | None
