@@ -14,7 +14,10 @@ import numpy as np
 import pytest
 from monai.bundle import run as run_bundle
 
-from voxlate.data_prep import NoInputError, WeightsError
+from voxlate.data_prep import NoInputError, WeightsError, find_cases
+from voxlate.pipelines import Translator
+from voxlate.pipelines.bundle_evaluation import InBrain, list_pairs
+from voxlate.pipelines.evaluation_pairs import measure_pair
 
 NAMES = ("aldm_brats", "brain_mri_translation")
 
@@ -152,10 +155,6 @@ def test_evaluation_writes_a_line_for_each_case(
 def test_metrics_are_those_of_the_evaluation_command(
     copied: Callable[..., Any], phantoms: Path, tmp_path: Path
 ) -> None:
-    from voxlate.data_prep import find_cases
-    from voxlate.pipelines import Translator
-    from voxlate.pipelines.evaluation_pairs import measure_pair
-
     bundle = copied("brain_mri_translation")
     weights = bundle.random_weights()
     output = tmp_path / "report"
@@ -187,6 +186,19 @@ def test_metrics_are_those_of_the_evaluation_command(
     with (output / "psnr_raw.csv").open() as file:
         found = float(next(iter(csv.DictReader(file)))["class0"])
     assert found == pytest.approx(rows[0].value, abs=1e-3)
+
+
+def test_cases_without_a_pair_and_unknown_metrics_are_refused(
+    phantoms: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "case").mkdir()
+    shutil.copy(phantoms / "patient01/t1.nii.gz", tmp_path / "case")
+    with pytest.raises(NoInputError, match="no case has t1 and one of t2"):
+        list_pairs(
+            tmp_path, ["t1", "t2"], source="t1", targets=None, output_dir=tmp_path / "report"
+        )
+    with pytest.raises(ValueError, match="no metric 'fid'"):
+        InBrain("fid", targets=1)
 
 
 @pytest.mark.slow
