@@ -118,11 +118,13 @@ class Denoiser(nn.Module):
         use_checkpoint: Recompute each layer in the backward pass to save memory.
         refine_concat: Add the last latent of ``concat``, the prior's answer, to the output. For the
             prediction type "sample" an untrained denoiser then gives the prior's answer.
+        refine_scale: Factor on what is added to the prior's answer; 1 in training. Below 1 it
+            shrinks the changes of a denoiser that is not yet sure of them.
 
     Raises:
-        ValueError: ``refine_concat`` without a latent in ``concat``; ``channels`` and another list of levels differ in length, or
-            ``modality_conditioning`` is unknown, or (call, outside TorchScript) an argument does
-            not fit the denoiser.
+        ValueError: ``refine_concat`` without a latent in ``concat``, ``channels`` and another list
+            of levels differ in length, ``modality_conditioning`` is unknown, or (call, outside
+            TorchScript) an argument does not fit the denoiser.
     """
 
     def __init__(
@@ -144,6 +146,7 @@ class Denoiser(nn.Module):
         use_scale_shift_norm: bool = False,
         use_checkpoint: bool = False,
         refine_concat: bool = False,
+        refine_scale: float = 1.0,
     ) -> None:
         super().__init__()
         heads = (
@@ -168,7 +171,7 @@ class Denoiser(nn.Module):
                 f"got {concat_channels}"
             )
         self.num_modalities, self.noisy_first = num_modalities, noisy_first
-        self.refine_concat = refine_concat
+        self.refine_concat, self.refine_scale = refine_concat, refine_scale
         self.time_channels = channels[0]
         self.multiple = 2 ** (len(channels) - 1 + stem_levels)
         conditioning = modality_conditioning if num_modalities > 0 else "none"
@@ -271,7 +274,7 @@ class Denoiser(nn.Module):
             h = haar_merge(h, self.spatial_dims)
         h = crop_like(h, x_t)
         if self.refine_concat and concat is not None:
-            h = h + concat[:, -self.latent_channels :]
+            h = concat[:, -self.latent_channels :] + self.refine_scale * h
         return h
 
     def embed(

@@ -274,3 +274,39 @@ def test_options_that_do_not_fit_are_refused(options: dict[str, Any], message: s
 def test_unknown_preset_is_refused() -> None:
     with pytest.raises(ValueError, match="no denoiser preset 'huge'"):
         aldm_denoiser("huge")
+
+
+def refiner(concat_channels: int, scale: float = 1.0) -> Denoiser:
+    return Denoiser(
+        latent_channels=2,
+        concat_channels=concat_channels,
+        channels=(8, 8),
+        attention_levels=(False, False),
+        num_head_channels=8,
+        norm_groups=4,
+        refine_concat=True,
+        refine_scale=scale,
+    )
+
+
+def test_untrained_refiner_returns_the_last_latent_of_concat() -> None:
+    concat = torch.randn(1, 4, 5, 6, 7)
+    x_t, time, modality = torch.randn(1, 2, 5, 6, 7), torch.tensor([3]), torch.tensor([1])
+    torch.testing.assert_close(
+        refiner(4)(x_t, time, concat, modality), concat[:, 2:], rtol=0, atol=0
+    )
+
+
+def test_refine_scale_shrinks_the_change_to_the_prior() -> None:
+    concat = torch.randn(1, 4, 4, 4, 4)
+    x_t, time, modality = torch.randn(1, 2, 4, 4, 4), torch.tensor([3]), torch.tensor([1])
+    whole, part = refiner(4), refiner(4, 0.25)
+    torch.nn.init.normal_(whole.conv_out.weight)
+    part.load_state_dict(whole.state_dict())
+    change = whole(x_t, time, concat, modality) - concat[:, 2:]
+    torch.testing.assert_close(part(x_t, time, concat, modality), concat[:, 2:] + 0.25 * change)
+
+
+def test_refiner_needs_something_to_refine() -> None:
+    with pytest.raises(ValueError, match="refine_concat needs concat_channels"):
+        refiner(0)
