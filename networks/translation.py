@@ -26,6 +26,8 @@ class TranslationNetwork(nn.Module):
         modalities: Names in one-hot order.
         quantized: Diffuse the quantised latent; else the continuous one.
         normalization: The preprocessing the weights expect (percentiles, spacing).
+        shifts: Moves (voxels along each axis) of the volume against the autoencoder's blocks, over
+            which a translation is averaged; none for a single pass.
         schedule: ``num_train_timesteps``, ``beta_start``, ``beta_end`` and ``prediction_type``.
 
     Raises:
@@ -45,6 +47,7 @@ class TranslationNetwork(nn.Module):
         quantized: bool,
         normalization: Mapping[str, Any],
         schedule: Mapping[str, Any],
+        shifts: Sequence[Sequence[int]] = (),
     ) -> None:
         super().__init__()
         if len(set(modalities)) != len(modalities):
@@ -54,6 +57,7 @@ class TranslationNetwork(nn.Module):
         self.autoencoder, self.prior, self.denoiser = autoencoder, prior, denoiser
         self.modalities = list(modalities)
         self.quantized = quantized
+        self.shifts = [list(shift) for shift in shifts]
         facts = {
             "modalities": list(modalities),
             "quantized": quantized,

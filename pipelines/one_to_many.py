@@ -27,10 +27,12 @@ class OneToMany:
 
     The networks see the whole head and a margin around it, as in training (their norms average over
     what they see, so a wider empty border would shift intensities), padded with background to the
-    autoencoder's multiple. What lies outside is background in the answer: no voxel is dropped.
-    Decoding goes one target at a time, since that is where memory peaks. A GPU without memory for
-    all targets at once denoises fewer at a time; the noise belongs to (seed, case, target), so
-    nothing else changes.
+    autoencoder's multiple. A network with ``shifts`` sees the head once for each, moved by so many
+    voxels against the autoencoder's blocks, and the answers are averaged (cycle spinning: Coifman
+    and Donoho 1995): no block's border shows in all of them. What lies outside is background in the
+    answer: no voxel is dropped. Decoding goes one target at a time, since that is where memory
+    peaks. A GPU without memory for all targets at once denoises fewer at a time; the noise belongs
+    to (seed, case, target), so nothing else changes.
 
     Args:
         network: Autoencoder, prior and denoiser with their weights, in eval mode.
@@ -71,11 +73,39 @@ class OneToMany:
             Intensity in [-1, 1], targets in the order asked for.
         """
         report = progress or _silent
+        head = (slice(None), slice(None), *head_box(volume))
+        shown = volume[head]
+        dims = shown.dim() - 2
+        shifts = getattr(self.network, "shifts", None) or [[0] * dims]
+        total = shown.new_zeros((len(targets), *shown.shape[1:]))
+        for turn, shift in enumerate(shifts):
+
+            def turn_done(stage: str, done: int, steps: int, before: int = turn) -> None:
+                report(stage, before * steps + done, len(shifts) * steps)
+
+            pads = [amount for length in reversed(shift) for amount in (length, 0)]
+            moved = F.pad(shown, pads, value=BACKGROUND)
+            made = self._pass(moved, source, targets, seed, case_id, turn_done)
+            for axis, start in enumerate(shift, start=2):
+                made = made.narrow(axis, start, shown.shape[axis])
+            total += made / len(shifts)
+        whole = total.new_full((len(targets), *volume.shape[1:]), BACKGROUND)
+        whole[head] = total
+        return whole
+
+    def _pass(
+        self,
+        shown: Tensor,
+        source: str,
+        targets: Sequence[str],
+        seed: int,
+        case_id: str,
+        report: Progress,
+    ) -> Tensor:
+        """Translate (1, 1, *size) once: (t, 1, at least *size)."""
         known = list(self.network.modalities)
         report("encode", 0, 1)
         autoencoder: Any = self.network.autoencoder
-        head = (slice(None), slice(None), *head_box(volume))
-        shown = volume[head]
         latent = self.network.encode(pad_to_multiple(shown, autoencoder.downsampling))
         slots = latent.new_zeros((1, len(known), *latent.shape[1:]))
         slots[:, known.index(source)] = latent
@@ -96,11 +126,7 @@ class OneToMany:
             report("decode", done, len(answers))
             decoded.append(self.network.decode(answer[None]).float().clamp(-1, 1))
         report("decode", len(answers), len(answers))
-        made = torch.cat(decoded)
-        whole = made.new_full((len(targets), *volume.shape[1:]), BACKGROUND)
-        inside = (slice(None), slice(None), *(slice(length) for length in shown.shape[2:]))
-        whole[head] = made[inside]
-        return whole
+        return torch.cat(decoded)
 
     def _answers(
         self,

@@ -229,3 +229,17 @@ def test_empty_grid_around_the_head_changes_no_voxel_of_it(tiny_bundle: Path) ->
     far = translator(wide, targets=["t2"], steps=0)["t2"]
     torch.testing.assert_close(far[:, 8:-8, 8:-8, 8:-8], near)
     assert (far[:, :8] == BACKGROUND).all()
+
+
+def test_shifts_average_the_answers_at_each_place(tiny_bundle: Path) -> None:
+    translator = Translator.from_bundle(tiny_bundle, device="cpu")
+    volume = F.pad(torch.rand(1, 16, 16, 16) - 0.5, [4] * 6, value=BACKGROUND)
+
+    def answer(shifts: list[list[int]]) -> torch.Tensor:
+        translator.network.shifts = shifts
+        return translator(volume, targets=["t2"], steps=0)["t2"]
+
+    here, moved = answer([[0, 0, 0]]), answer([[1, 0, 2]])
+    assert not torch.allclose(here, moved)
+    torch.testing.assert_close(answer([[0, 0, 0], [1, 0, 2]]), (here + moved) / 2)
+    torch.testing.assert_close(answer([]), here)
