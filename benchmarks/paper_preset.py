@@ -30,12 +30,12 @@ def paper_network() -> Any:
         TableBGenerator,
         TranslationNetwork,
         aldm_denoiser,
-        vqgan,
+        aldm_vqgan,
     )
 
     torch.manual_seed(0)
     return TranslationNetwork(
-        vqgan("paper"),
+        aldm_vqgan("paper"),
         MSSpadePrior(TableBGenerator(3, 4), concat=["target_like"]),
         aldm_denoiser("paper"),
         modalities=("t1", "t1ce", "t2", "flair"),

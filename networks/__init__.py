@@ -24,7 +24,7 @@ from .quantizer import Quantized, VectorQuantizer, nearest_code
 from .ridge import RidgePath
 from .schedule import draw_noise
 from .translation import TranslationNetwork
-from .vqgan import VQGAN, Encoding, vqgan
+from .vqgan import VQGAN, Encoding, aldm_vqgan
 
 __all__ = [
     "VQGAN",
@@ -50,6 +50,7 @@ __all__ = [
     "VectorQuantizer",
     "adaptive_weight",
     "aldm_denoiser",
+    "aldm_vqgan",
     "draw_noise",
     "haar_merge",
     "haar_split",
@@ -59,6 +60,5 @@ __all__ = [
     "modality_generator_loss",
     "nearest_code",
     "patch_discriminator",
-    "vqgan",
     "warm_up_factor",
 ]

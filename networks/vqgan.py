@@ -447,7 +447,7 @@ PRESETS: dict[str, dict[str, object]] = {
 """ALDM's sizes: ``paper`` is Table A, ``repo`` the public code's configuration (64, [1, 1, 2])."""
 
 
-def vqgan(preset: str, spatial_dims: int = 3) -> VQGAN:
+def aldm_vqgan(preset: str, spatial_dims: int = 3) -> VQGAN:
     """A VQGAN of one of the published sizes.
 
     Raises:

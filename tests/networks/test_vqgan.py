@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from voxlate.networks import VQGAN, haar_merge, haar_split, vqgan
+from voxlate.networks import VQGAN, aldm_vqgan, haar_merge, haar_split
 from voxlate.networks.vqgan import Downsample, Upsample
 
 TINY: dict[str, Any] = {
@@ -177,7 +177,7 @@ def test_linear_code_needs_its_path_and_equal_channels() -> None:
 
 def test_presets_have_the_published_sizes() -> None:
     with torch.device("meta"):
-        paper, repo = vqgan("paper"), vqgan("repo")
+        paper, repo = aldm_vqgan("paper"), aldm_vqgan("repo")
         latent = paper.encode_continuous(torch.empty(1, 1, 192, 192, 144))
     assert latent.shape == (1, 3, 48, 48, 36)
     assert (paper.encoder.conv_in.out_channels, paper.encoder.norm_out.num_channels) == (256, 512)
@@ -203,4 +203,4 @@ def test_impossible_sizes_are_refused(change: dict[str, Any], message: str) -> N
 
 def test_unknown_preset_is_refused() -> None:
     with pytest.raises(ValueError, match="no VQGAN preset 'large'; there are paper, repo"):
-        vqgan("large")
+        aldm_vqgan("large")
