@@ -6,7 +6,6 @@ from .adversarial import (
     hinge_generator_loss,
     modality_discriminator_loss,
     modality_generator_loss,
-    warm_up_factor,
 )
 from .attention import CrossAttention, SelfAttention
 from .ddim import DDIMScheduler
@@ -60,5 +59,4 @@ __all__ = [
     "modality_generator_loss",
     "nearest_code",
     "patch_discriminator",
-    "warm_up_factor",
 ]

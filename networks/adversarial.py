@@ -76,10 +76,5 @@ def adaptive_weight(
     return disc_weight * ratio.clamp(0, 1e4).detach()
 
 
-def warm_up_factor(step: int, *, start: int = 10_000) -> float:
-    """0 before optimiser step ``start`` (counted from 0), 1 from it on."""
-    return float(step >= start)
-
-
 def _patch_mean(logits: Float[Tensor, "b k ..."]) -> Float[Tensor, "b k"]:
     return logits.flatten(2).mean(2)

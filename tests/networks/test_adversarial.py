@@ -15,7 +15,6 @@ from voxlate.networks.adversarial import (
     hinge_generator_loss,
     modality_discriminator_loss,
     modality_generator_loss,
-    warm_up_factor,
 )
 
 
@@ -99,8 +98,3 @@ def test_adaptive_weight_makes_both_pull_equally_and_is_bounded() -> None:
     assert adaptive_weight(nll, generator, last, disc_weight=1.0) == pytest.approx(10, rel=1e-4)
     still = (last * 0).sum()
     assert adaptive_weight(1e6 * nll, still, last, disc_weight=0.5) == pytest.approx(5000)
-
-
-def test_adversary_starts_at_its_step() -> None:
-    assert [warm_up_factor(step, start=10) for step in (0, 9, 10, 11)] == [0, 0, 1, 1]
-    assert warm_up_factor(9_999) == 0 and warm_up_factor(10_000) == 1

@@ -162,7 +162,7 @@ def test_whole_checkpoint_becomes_a_bundle(
 def test_shadow_weights_are_taken(
     checkpoint: Path, config: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    state = torch.load(checkpoint)["state_dict"]
+    state = torch.load(checkpoint, weights_only=True)["state_dict"]
     for key in [key for key in state if key.startswith("model.")]:
         state["model_ema." + key.removeprefix("model.").replace(".", "")] = state[key] + 1
     torch.save(state, checkpoint)
@@ -174,7 +174,7 @@ def test_shadow_weights_are_taken(
 
 
 def test_parts_that_are_there_are_described(checkpoint: Path, tmp_path: Path) -> None:
-    state = torch.load(checkpoint)["state_dict"]
+    state = torch.load(checkpoint, weights_only=True)["state_dict"]
     stage = {
         key.removeprefix("first_stage_model."): value
         for key, value in state.items()
@@ -237,7 +237,7 @@ def test_checkpoint_that_needs_code_is_refused(config: Path, tmp_path: Path) -> 
 
 
 def test_unmapped_key_is_named(checkpoint: Path, config: Path, tmp_path: Path) -> None:
-    state = torch.load(checkpoint)["state_dict"]
+    state = torch.load(checkpoint, weights_only=True)["state_dict"]
     state["first_stage_model.encoder.mid.attn_1.q.weight"] = torch.zeros(1)
     torch.save(state, checkpoint)
     output = tmp_path / "out" / "model.pt"
@@ -275,7 +275,9 @@ def test_settings_that_do_not_fit_are_refused(
 
 
 def test_scaled_latents_are_refused(checkpoint: Path, config: Path, tmp_path: Path) -> None:
-    state = torch.load(checkpoint)["state_dict"] | {"scale_factor": torch.tensor(0.5)}
+    state = torch.load(checkpoint, weights_only=True)["state_dict"] | {
+        "scale_factor": torch.tensor(0.5)
+    }
     torch.save(state, checkpoint)
     result = run(checkpoint, "--from", "aldm", "--config", config, "--output", tmp_path / "o.pt")
     assert "scale_factor is not 1" in refusal(result, 5)
