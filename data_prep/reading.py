@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from . import nifti
 from .errors import ScanError, printable
+from .nifti_geometry import is_usable_affine
 
 FloatArray = npt.NDArray[np.float32]
 Affine = npt.NDArray[np.float64]
@@ -134,7 +135,7 @@ def scan_from_array(
         )
     if np.iscomplexobj(values):
         raise ScanError("complex values", "give the magnitude", code="E_COMPLEX", file=path)
-    if matrix.shape != (4, 4) or not nifti.is_usable_affine(matrix):
+    if matrix.shape != (4, 4) or not is_usable_affine(matrix):
         raise ScanError(
             "the affine is not an invertible 4x4 matrix",
             "give the matrix that takes voxel indices to mm",
