@@ -7,10 +7,11 @@ from .adversarial import (
     modality_discriminator_loss,
     modality_generator_loss,
 )
+from .aldm_denoiser import aldm_denoiser
 from .attention import CrossAttention, SelfAttention
 from .ddim import DDIMScheduler
 from .ddpm import DDPMScheduler
-from .denoiser import Denoiser, aldm_denoiser
+from .denoiser import Denoiser
 from .discriminator import patch_discriminator
 from .dpm_solver import DPMSolverScheduler
 from .ema import ExponentialMovingAverage

@@ -5,79 +5,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
-from .attention import CrossAttention, SelfAttention
 from .blocks import check_modality, conv, crop_like, group_norm, pad_to_multiple, zero
 from .haar import haar_merge, haar_split
-from .resnet import Downsample, TimeResBlock, Upsample, timestep_embedding
-from .transformer import SpatialTransformer
+from .resnet import Downsample, Upsample, timestep_embedding
+from .unet_layers import DownLevel, LayerFactory, UNetLayer, UpLevel
 
 CONDITIONING = ("embedding", "cross_attention", "spatial_transformer")
-
-
-class UNetLayer(nn.Module):
-    """A residual block, then attention to itself and to the modality where the level has them."""
-
-    def __init__(
-        self,
-        res: TimeResBlock,
-        attention: SelfAttention | None,
-        cross_attention: CrossAttention | SpatialTransformer | None,
-        use_checkpoint: bool,
-    ) -> None:
-        super().__init__()
-        self.res, self.attention, self.cross_attention = res, attention, cross_attention
-        self.use_checkpoint = use_checkpoint
-
-    def forward(self, x: Tensor, embedding: Tensor, token: Tensor) -> Tensor:
-        """(b, in, *size), embedding (b, e) and token (b, 1, m) to (b, out, *size)."""
-        if not torch.jit.is_scripting() and self.use_checkpoint and self.training:
-            return checkpoint(self.run, x, embedding, token, use_reentrant=False)
-        return self.run(x, embedding, token)
-
-    def run(self, x: Tensor, embedding: Tensor, token: Tensor) -> Tensor:
-        """The layer itself, without checkpointing."""
-        h = self.res(x, embedding)
-        if self.attention is not None:
-            h = self.attention(h)
-        if self.cross_attention is not None:
-            h = self.cross_attention(h, token)
-        return h
-
-
-class DownLevel(nn.Module):
-    """The layers of one resolution and, but for the last level, the step down."""
-
-    def __init__(self, layers: Sequence[UNetLayer], resample: Downsample | None) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(layers)
-        self.resample = resample
-
-    def forward(self, h: Tensor, embedding: Tensor, token: Tensor) -> list[Tensor]:
-        """The features after every layer and after the step down: all of them are skips."""
-        features: list[Tensor] = []
-        for layer in self.layers:
-            h = layer(h, embedding, token)
-            features.append(h)
-        if self.resample is not None:
-            features.append(self.resample(h))
-        return features
-
-
-class UpLevel(nn.Module):
-    """The layers of one resolution, each after its skip, and but for the last, the step up."""
-
-    def __init__(self, layers: Sequence[UNetLayer], resample: Upsample | None) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(layers)
-        self.resample = resample
-
-    def forward(self, h: Tensor, skips: list[Tensor], embedding: Tensor, token: Tensor) -> Tensor:
-        """The features after the level; takes its skips off the end of the list."""
-        for layer in self.layers:
-            h = layer(torch.cat([h, skips.pop()], dim=1), embedding, token)
-        return h if self.resample is None else self.resample(h)
 
 
 class Denoiser(nn.Module):
@@ -178,30 +112,19 @@ class Denoiser(nn.Module):
         embedding_channels = 4 * channels[0]
         bands = 2 ** (spatial_dims * stem_levels)
 
+        factory = LayerFactory(
+            spatial_dims,
+            embedding_channels,
+            num_modalities,
+            conditioning,
+            use_scale_shift_norm,
+            norm_groups,
+            dropout,
+            use_checkpoint,
+        )
+
         def layer(width_in: int, level: int, attention: bool) -> UNetLayer:
-            width, head_channels = channels[level], heads[level]
-            itself: SelfAttention | None = None
-            token: CrossAttention | SpatialTransformer | None = None
-            if attention and conditioning != "spatial_transformer":
-                itself = SelfAttention(width, head_channels=head_channels, norm_groups=norm_groups)
-            if attention and conditioning == "cross_attention":
-                token = CrossAttention(
-                    width, num_modalities, head_channels=head_channels, norm_groups=norm_groups
-                )
-            if attention and conditioning == "spatial_transformer":
-                token = SpatialTransformer(
-                    spatial_dims, width, num_modalities, head_channels=head_channels
-                )
-            res = TimeResBlock(
-                spatial_dims,
-                width_in,
-                width,
-                embedding_channels,
-                scale_shift=use_scale_shift_norm,
-                norm_groups=norm_groups,
-                dropout=dropout,
-            )
-            return UNetLayer(res, itself, token, use_checkpoint)
+            return factory.build(width_in, channels[level], heads[level], attention)
 
         self.time_mlp = nn.Sequential(
             nn.Linear(self.time_channels, embedding_channels),
@@ -336,33 +259,3 @@ class Denoiser(nn.Module):
                 f"modality must have shape {(x_t.shape[0],)} or "
                 f"{(x_t.shape[0], self.num_modalities)}, got {tuple(modality.shape)}"
             )
-
-
-PRESETS: dict[str, dict[str, object]] = {
-    "paper": {
-        "latent_channels": 3,
-        "concat_channels": 3,
-        "channels": (128, 256, 512),
-        "num_res_blocks": 2,
-        "modality_conditioning": "cross_attention",
-        "noisy_first": False,
-    },
-    "repo": {
-        "latent_channels": 4,
-        "concat_channels": 8,
-        "channels": (128, 128, 256),
-        "num_res_blocks": 1,
-    },
-}
-"""ALDM's sizes: ``paper`` is Table C with eq. 2 and 3, ``repo`` the public code's configuration."""
-
-
-def aldm_denoiser(preset: str, spatial_dims: int = 3) -> Denoiser:
-    """A denoiser of one of the published sizes.
-
-    Raises:
-        ValueError: No such preset.
-    """
-    if preset not in PRESETS:
-        raise ValueError(f"no denoiser preset {preset!r}; there are {', '.join(PRESETS)}")
-    return Denoiser(spatial_dims, **PRESETS[preset])  # type: ignore[arg-type]

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from voxlate.networks.aldm_denoiser import aldm_denoiser
 from voxlate.networks.blocks import group_norm
-from voxlate.networks.denoiser import Denoiser, aldm_denoiser
+from voxlate.networks.denoiser import Denoiser
 from voxlate.networks.haar import haar_merge, haar_split
 from voxlate.networks.resnet import TimeResBlock, timestep_embedding
 
