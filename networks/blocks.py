@@ -86,3 +86,30 @@ def check_modality(index: Tensor, num_modalities: int, batch: int) -> None:
     values = index.tolist()
     if any(not 0 <= value < num_modalities for value in values):
         raise ValueError(f"modalities must lie in 0..{num_modalities - 1}, got {values}")
+
+
+def check_text(text: Tensor | None, mask: Tensor | None, channels: int, batch: int) -> None:
+    """Refuse text that a network does not read, or none where it reads some.
+
+    Args:
+        text: (b, n, channels).
+        mask: (b, n) bool.
+        channels: Of the tokens that the network reads; 0 for a network that reads none.
+        batch: Samples.
+
+    Raises:
+        ValueError: Text or mask do not fit.
+    """
+    shape = None if text is None else tuple(text.shape)
+    if channels == 0:
+        if text is not None:
+            raise ValueError(f"this denoiser reads no text, got text of shape {shape}")
+    elif text is None:
+        raise ValueError(f"this denoiser reads text of {channels} channels, got None")
+    elif text.dim() != 3 or text.shape[0] != batch or text.shape[2] != channels:
+        raise ValueError(f"text must have shape {(batch, 'n', channels)}, got {shape}")
+    wanted = None if text is None else tuple(text.shape[:2])
+    if mask is not None and (tuple(mask.shape) != wanted or mask.dtype != torch.bool):
+        raise ValueError(
+            f"text_mask must be bool of shape {wanted}, got {mask.dtype} {tuple(mask.shape)}"
+        )

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .blocks import check_modality, conv, crop_like, group_norm, pad_to_multiple, zero
+from .blocks import check_modality, check_text, conv, crop_like, group_norm, pad_to_multiple, zero
 from .haar import haar_merge, haar_split
 from .resnet import Downsample, Upsample, timestep_embedding
 from .unet_layers import DownLevel, LayerFactory, UNetLayer, UpLevel
@@ -106,6 +106,7 @@ class Denoiser(nn.Module):
             )
         self.num_modalities, self.noisy_first = num_modalities, noisy_first
         self.refine_concat, self.refine_scale = refine_concat, refine_scale
+        self.text_channels = 0
         self.time_channels = channels[0]
         self.multiple = 2 ** (len(channels) - 1 + stem_levels)
         conditioning = modality_conditioning if num_modalities > 0 else "none"
@@ -167,6 +168,8 @@ class Denoiser(nn.Module):
         timesteps: Tensor,
         concat: Tensor | None = None,
         modality: Tensor | None = None,
+        text: Tensor | None = None,
+        text_mask: Tensor | None = None,
     ) -> Tensor:
         """Predict from a noisy latent.
 
@@ -176,6 +179,8 @@ class Denoiser(nn.Module):
             concat: The prior's condition (b, concat_channels, *size); None where there is none.
             modality: Target, (b,) int64 indices, or (b, num_modalities) weights that mix
                 modalities.
+            text: Tokens that describe the target (b, n, text_channels); None where there are none.
+            text_mask: True for real tokens, (b, n) bool; None if all are.
 
         Returns:
             The prediction, (b, latent_channels, *size).
@@ -185,6 +190,7 @@ class Denoiser(nn.Module):
         """
         if not torch.jit.is_scripting():
             self.check(x_t, timesteps, concat, modality)
+            check_text(text, text_mask, self.text_channels, x_t.shape[0])
         embedding, token = self.embed(x_t, timesteps, modality)
         h = x_t
         if concat is not None:

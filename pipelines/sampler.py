@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
@@ -15,6 +15,8 @@ def sample(
     concat: Float[Tensor, "b k *size"],
     modality: Int[Tensor, " b"],
     noise: Float[Tensor, "b c *size"],
+    text: Float[Tensor, "b n d"] | None = None,
+    text_mask: Bool[Tensor, "b n"] | None = None,
     start: Float[Tensor, "b c *size"] | None = None,
     generators: Sequence[torch.Generator] | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -25,11 +27,14 @@ def sample(
     stays float32 whatever the denoiser computes in.
 
     Args:
-        denoiser: Called as ``denoiser(x_t, timesteps, concat=..., modality=...)``.
+        denoiser: Called as ``denoiser(x_t, timesteps, concat=..., modality=...)``; with ``text``
+            and ``text_mask`` too where there is text.
         scheduler: Offers ``timesteps`` (set already), ``add_noise`` and ``step``.
         concat: Condition beside x_t; no channels means none.
         modality: Target index of each row.
         noise: Standard normal, drawn by the caller.
+        text: Tokens that describe each row's target, for a denoiser that reads them.
+        text_mask: True for real tokens; None if all are.
         start: Scaled latent to start from.
         generators: One a row, for schedulers that draw fresh noise at each step.
         progress: Called with (steps done, steps in all).
@@ -40,9 +45,11 @@ def sample(
     if start is not None:
         first = timesteps[:1].expand(batch)
         x_t = scheduler.add_noise(original_samples=start.float(), noise=x_t, timesteps=first)
-    condition = concat if concat.shape[1] else None
+    condition = {"concat": concat if concat.shape[1] else None, "modality": modality}
+    if text is not None:
+        condition |= {"text": text, "text_mask": text_mask}
     for done, timestep in enumerate(timesteps, start=1):
-        prediction = denoiser(x_t, timestep.expand(batch), concat=condition, modality=modality)
+        prediction = denoiser(x_t, timestep.expand(batch), **condition)
         with torch.autocast(x_t.device.type, enabled=False):
             x_t, _ = scheduler.step(prediction.float(), timestep, x_t, generator=generators)
         if progress is not None:

@@ -248,6 +248,8 @@ def test_group_norm_takes_the_most_groups_that_divide(channels: int, groups: int
         ("modality", None, "knows 4 modalities, got modality None"),
         ("modality", torch.tensor([0, 4]), r"must lie in 0\.\.3, got \[0, 4\]"),
         ("modality", torch.zeros(2, 3), "modality must have shape"),
+        ("text", torch.zeros(2, 5, 8), r"reads no text, got text of shape \(2, 5, 8\)"),
+        ("text_mask", torch.ones(2, 5) > 0, "text_mask must be bool of shape None"),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused(

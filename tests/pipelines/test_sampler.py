@@ -66,6 +66,14 @@ def test_condition_without_channels_is_no_condition() -> None:
     assert all(call["concat"] is None for call in denoiser.calls)
 
 
+def test_text_reaches_a_denoiser_that_reads_it_and_no_other() -> None:
+    text, mask = torch.ones(2, 5, 3), torch.ones(2, 5, dtype=torch.bool)
+    _, denoiser = run(text=text, text_mask=mask)
+    assert all(call["text"] is text and call["text_mask"] is mask for call in denoiser.calls)
+    _, denoiser = run()
+    assert not any("text" in call or "text_mask" in call for call in denoiser.calls)
+
+
 def test_progress_counts_the_steps() -> None:
     seen: list[tuple[int, int]] = []
     run(progress=lambda done, total: seen.append((done, total)))
