@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .text_knowledge import TextKnowledge
+
 SCHEDULE_KEYS = ("num_train_timesteps", "beta_start", "beta_end", "prediction_type")
 
 
@@ -22,16 +24,20 @@ class TranslationNetwork(nn.Module):
         autoencoder: Offers ``encode(volume)``, ``encode_continuous(volume)`` and
             ``decode(latent)``.
         prior: Called as ``prior(latents, available, target)``.
-        denoiser: Called as ``denoiser(x_t, timesteps, concat=..., modality=...)``.
+        denoiser: Called as ``denoiser(x_t, timesteps, concat=..., modality=...)``; with ``text``
+            and ``text_mask`` too where there is text.
         modalities: Names in one-hot order.
         quantized: Diffuse the quantised latent; else the continuous one.
         normalization: The preprocessing the weights expect (percentiles, spacing).
         shifts: Moves (voxels along each axis) of the volume against the autoencoder's blocks, over
             which a translation is averaged; none for a single pass.
         schedule: ``num_train_timesteps``, ``beta_start``, ``beta_end`` and ``prediction_type``.
+        text: Descriptions of the modalities in their order, for a denoiser that reads them. Its key
+            joins the contract.
 
     Raises:
-        ValueError: A modality is named twice, or the schedule lacks a key.
+        ValueError: A modality is named twice, the schedule lacks a key, or there is not one
+            description a modality.
     """
 
     scale_factor: Tensor
@@ -48,13 +54,17 @@ class TranslationNetwork(nn.Module):
         normalization: Mapping[str, Any],
         schedule: Mapping[str, Any],
         shifts: Sequence[Sequence[int]] = (),
+        text: TextKnowledge | None = None,
     ) -> None:
         super().__init__()
         if len(set(modalities)) != len(modalities):
             raise ValueError(f"modalities must differ, got {list(modalities)}")
         if set(schedule) != set(SCHEDULE_KEYS):
             raise ValueError(f"schedule must have exactly {SCHEDULE_KEYS}, got {tuple(schedule)}")
+        if text is not None and len(text.tokens) != len(modalities):
+            raise ValueError(f"{len(text.tokens)} descriptions for {len(modalities)} modalities")
         self.autoencoder, self.prior, self.denoiser = autoencoder, prior, denoiser
+        self.text = text
         self.modalities = list(modalities)
         self.quantized = quantized
         self.shifts = [list(shift) for shift in shifts]
@@ -64,6 +74,8 @@ class TranslationNetwork(nn.Module):
             "normalization": dict(normalization),
             "schedule": dict(schedule),
         }
+        if text is not None:
+            facts["text"] = text.key
         self.register_buffer("scale_factor", torch.ones(()))
         self.register_buffer("contract", encode_contract(facts))
 
@@ -76,6 +88,10 @@ class TranslationNetwork(nn.Module):
     def decode(self, latent: Tensor) -> Tensor:
         """Volume (b, 1, *size) of a scaled latent (b, c, *size / f)."""
         return self.autoencoder.decode(latent / self.scale_factor)  # type: ignore[operator]
+
+    def text_of(self, target: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Tokens (b, n, d) and mask (b, n) of targets (b,); None and None without text."""
+        return (None, None) if self.text is None else self.text(target)
 
     def forward(self, image: Tensor) -> Tensor:
         """Translate by the prior alone, without diffusion: one pass, no noise.
