@@ -44,6 +44,7 @@ class DDIMScheduler(NoiseScheduler):
         final_alpha_bar: Signal level after the last step, in (0, 1]; 1 ends at the clean latent.
         spacing: How fewer than T timesteps are chosen, see ``spaced_timesteps``.
         clip_sample: Clip the predicted clean latent to [-1, 1].
+        start_timestep: Begin at the prior's latent, noised so far; see ``NoiseScheduler``.
 
     Raises:
         ValueError: ``eta`` or ``final_alpha_bar`` is out of range.
@@ -60,6 +61,7 @@ class DDIMScheduler(NoiseScheduler):
         final_alpha_bar: float = 1.0,
         spacing: Spacing = "leading_plus_one",
         clip_sample: bool = False,
+        start_timestep: int | None = None,
     ) -> None:
         super().__init__(
             num_train_timesteps,
@@ -68,6 +70,7 @@ class DDIMScheduler(NoiseScheduler):
             prediction_type,
             spacing=spacing,
             clip_sample=clip_sample,
+            start_timestep=start_timestep,
         )
         if not 0 <= eta <= 1:
             raise ValueError(f"eta must be in [0, 1], got {eta}")
@@ -88,7 +91,7 @@ class DDIMScheduler(NoiseScheduler):
         *,
         generator: Generators = None,
     ) -> tuple[Float[Tensor, "b c *size"], Float[Tensor, "b c *size"]]:
-        """Mix clean latent and noise at the next noise level; see ``NoiseScheduler.step``."""
+        """Mix clean latent and noise at the next noise level; see ``LatentScheduler.step``."""
         levels = self._levels(self._position(timestep), final=self.final_alpha_bar)
         x_t, clean, noise = self._predicted(model_output, sample, levels[0])
         sigma = ddim_sigma(*levels, eta=self.eta)

@@ -46,6 +46,7 @@ class DDPMScheduler(NoiseScheduler):
         prediction_type: What the denoiser predicts: "epsilon", "v_prediction" or "sample".
         spacing: How fewer than T timesteps are chosen, see ``spaced_timesteps``.
         clip_sample: Clip the predicted clean latent to [-1, 1].
+        start_timestep: Begin at the prior's latent, noised so far; see ``NoiseScheduler``.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class DDPMScheduler(NoiseScheduler):
         *,
         spacing: Spacing = "linspace",
         clip_sample: bool = False,
+        start_timestep: int | None = None,
     ) -> None:
         super().__init__(
             num_train_timesteps,
@@ -65,6 +67,7 @@ class DDPMScheduler(NoiseScheduler):
             prediction_type,
             spacing=spacing,
             clip_sample=clip_sample,
+            start_timestep=start_timestep,
         )
 
     def step(
@@ -75,7 +78,7 @@ class DDPMScheduler(NoiseScheduler):
         *,
         generator: Generators = None,
     ) -> tuple[Float[Tensor, "b c *size"], Float[Tensor, "b c *size"]]:
-        """Draw the less noisy latent from the posterior; see ``NoiseScheduler.step``."""
+        """Draw the less noisy latent from the posterior; see ``LatentScheduler.step``."""
         levels = self._levels(self._position(timestep), final=self.one)
         x_t, clean, _ = self._predicted(model_output, sample, levels[0])
         posterior = ddpm_posterior(*levels)

@@ -57,8 +57,7 @@ class DPMSolverScheduler(NoiseScheduler):
         prediction_type: What the denoiser predicts: "epsilon", "v_prediction" or "sample".
         spacing: How fewer than T timesteps are chosen, see ``spaced_timesteps``.
         clip_sample: Clip the predicted clean latent to [-1, 1].
-        start_timestep: Begin runs at or below this timestep, from the prior's latent noised to it,
-            in place of noise alone (Meng et al. 2022, SDEdit).
+        start_timestep: Begin at the prior's latent, noised so far; see ``NoiseScheduler``.
     """
 
     def __init__(
@@ -79,18 +78,14 @@ class DPMSolverScheduler(NoiseScheduler):
             prediction_type,
             spacing=spacing,
             clip_sample=clip_sample,
+            start_timestep=start_timestep,
         )
-        self.start_timestep = start_timestep
 
     def set_timesteps(
-        self,
-        num_inference_steps: int,
-        device: str | torch.device | None = None,
-        *,
-        start: int | None = None,
+        self, num_inference_steps: int, device: str | torch.device | None = None
     ) -> None:
-        """Choose the timesteps and forget the last run; see ``NoiseScheduler.set_timesteps``."""
-        super().set_timesteps(num_inference_steps, device, start=start)
+        """Choose the timesteps and forget the last run; see ``LatentScheduler.set_timesteps``."""
+        super().set_timesteps(num_inference_steps, device)
         self._history: tuple[int, Tensor] | None = None
 
     def step(
@@ -101,7 +96,7 @@ class DPMSolverScheduler(NoiseScheduler):
         *,
         generator: Generators = None,
     ) -> tuple[Float[Tensor, "b c *size"], Float[Tensor, "b c *size"]]:
-        """Solve to the next noise level; see ``NoiseScheduler.step``.
+        """Solve to the next noise level; see ``LatentScheduler.step``.
 
         ``generator`` is not used: the solver draws nothing.
 

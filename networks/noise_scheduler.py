@@ -1,15 +1,15 @@
-"""What every scheduler here shares: the schedule, the forward process and the list of timesteps."""
+"""Gaussian diffusion from noise: what DDPM, DDIM and DPM-Solver share."""
 
-from abc import ABC, abstractmethod
-from typing import get_args
+from abc import ABC
+from collections.abc import Mapping
+from typing import Any, get_args
 
 import torch
 from jaxtyping import Float, Int
-from monai.networks.schedulers import Scheduler
 from torch import Tensor
 
+from .latent_scheduler import LatentScheduler, at_timesteps, refuse_other_shape
 from .schedule import (
-    Generators,
     PredictionType,
     Spacing,
     alpha_bars,
@@ -18,12 +18,13 @@ from .schedule import (
     spaced_timesteps,
 )
 
+FACTS = ("num_train_timesteps", "beta_start", "beta_end", "prediction_type", "start_timestep")
 
-class NoiseScheduler(Scheduler, ABC):
+
+class NoiseScheduler(LatentScheduler, ABC):
     """What DDPM, DDIM and DPM-Solver share; they differ in ``step``.
 
-    A MONAI scheduler (its inferers take it), with the schedule in float64, arithmetic in float32
-    at least, and the next noise level always read off the scheduler's own list of timesteps.
+    A MONAI scheduler that its inferers take, too.
 
     Args:
         num_train_timesteps: T of the training.
@@ -33,13 +34,12 @@ class NoiseScheduler(Scheduler, ABC):
         spacing: How fewer than T timesteps are chosen, see ``spaced_timesteps``.
         clip_sample: Clip the predicted clean latent to [-1, 1] (for data in that range;
             latents are not).
+        start_timestep: Begin runs at or below this timestep, from the prior's latent noised to it,
+            in place of noise alone (Meng et al. 2022, SDEdit); training then needs no more.
 
     Raises:
-        ValueError: The prediction type, the spacing or the betas are not possible ones.
+        ValueError: The prediction type, the spacing, the betas or the start are not possible ones.
     """
-
-    timesteps: Tensor
-    start_timestep: int | None = None
 
     def __init__(
         self,
@@ -50,6 +50,7 @@ class NoiseScheduler(Scheduler, ABC):
         *,
         spacing: Spacing,
         clip_sample: bool,
+        start_timestep: int | None,
     ) -> None:
         if prediction_type not in get_args(PredictionType):
             raise ValueError(
@@ -57,48 +58,66 @@ class NoiseScheduler(Scheduler, ABC):
                 f"got {prediction_type!r}"
             )
         betas = scaled_linear_betas(num_train_timesteps, beta_start, beta_end)
-        super().__init__(
-            num_train_timesteps, "scaled_linear_beta", beta_start=beta_start, beta_end=beta_end
-        )
+        if start_timestep is not None and not 0 <= start_timestep < num_train_timesteps:
+            raise ValueError(
+                f"start_timestep must be in 0..{num_train_timesteps - 1}, got {start_timestep}"
+            )
+        super().__init__(num_train_timesteps)
+        self.beta_start, self.beta_end, self.start_timestep = beta_start, beta_end, start_timestep
         self.betas, self.alphas, self.alphas_cumprod = betas, 1 - betas, alpha_bars(betas)
         self.one = torch.ones((), dtype=torch.float64)
         self.prediction_type: PredictionType = prediction_type
         self.spacing: Spacing = spacing
         self.clip_sample = clip_sample
-        self.set_timesteps(num_train_timesteps)
+        self.set_timesteps(self.num_used_timesteps)
 
     @property
     def num_used_timesteps(self) -> int:
         """Timesteps that sampling may visit: T, or those up to ``start_timestep``."""
         return self.num_train_timesteps if self.start_timestep is None else self.start_timestep + 1
 
-    def set_timesteps(
-        self,
-        num_inference_steps: int,
-        device: str | torch.device | None = None,
-        *,
-        start: int | None = None,
-    ) -> None:
-        """Choose the timesteps of the next sampling run, noisiest first.
+    def facts(self) -> dict[str, Any]:
+        """What a denoiser trained with this scheduler depends on; see ``LatentScheduler``."""
+        return {name: getattr(self, name) for name in FACTS}
 
-        Args:
-            num_inference_steps: In 1..T; in 1..start + 1 where ``start`` is given.
-            device: Where ``timesteps`` shall lie.
-            start: Begin at or below this timestep, from a latent noised to ``timesteps[0]``; by
-                default at ``start_timestep``.
+    def refuse_other(self, trained: Mapping[str, Any]) -> None:
+        """Refuse a denoiser of another schedule, or one that was taught fewer timesteps.
+
+        Raises:
+            ValueError: As said.
         """
-        start = self.start_timestep if start is None else start
-        chosen = spaced_timesteps(
-            num_inference_steps, self.alphas_cumprod, self.spacing, start=start
-        )
-        self.num_inference_steps = num_inference_steps
-        self.timesteps = chosen.to(device)
+        if "start_timestep" in trained:
+            taught, ours = trained["start_timestep"], self.start_timestep
+            if taught is not None and (ours is None or ours > taught):
+                raise ValueError(
+                    f"the network was trained up to timestep {taught}, the scheduler begins at "
+                    f"{self.num_used_timesteps - 1}"
+                )
+            trained = {**trained, "start_timestep": ours}
+        super().refuse_other(trained)
+
+    def _spaced(self, count: int) -> Int[Tensor, " count"]:
+        used = self.alphas_cumprod[: self.num_used_timesteps]
+        return spaced_timesteps(count, used, self.spacing)
+
+    def start(
+        self, prior_start: Float[Tensor, "b c *size"] | None, noise: Float[Tensor, "b c *size"]
+    ) -> Float[Tensor, "b c *size"]:
+        """The noise itself or, with ``start_timestep``, the prior's latent noised to there."""
+        if self.start_timestep is None:
+            return noise
+        if prior_start is None:
+            raise ValueError(
+                f"start_timestep {self.start_timestep} needs the prior's latent to start from"
+            )
+        return self.add_noise(prior_start, noise, self.timesteps[:1].expand(len(noise)))
 
     def add_noise(
         self,
         original_samples: Float[Tensor, "b c *size"],
         noise: Float[Tensor, "b c *size"],
         timesteps: Int[Tensor, " b"],
+        start: Float[Tensor, "b c *size"] | None = None,
     ) -> Float[Tensor, "b c *size"]:
         """The forward process: sqrt(alpha_bar) * clean + sqrt(1 - alpha_bar) * noise."""
         signal, sigma = self._signal_and_sigma(original_samples, noise, timesteps)
@@ -127,39 +146,6 @@ class NoiseScheduler(Scheduler, ABC):
             return original_samples
         return self.get_velocity(original_samples, noise, timesteps)
 
-    @abstractmethod
-    def step(
-        self,
-        model_output: Float[Tensor, "b c *size"],
-        timestep: int | Tensor,
-        sample: Float[Tensor, "b c *size"],
-        *,
-        generator: Generators = None,
-    ) -> tuple[Float[Tensor, "b c *size"], Float[Tensor, "b c *size"]]:
-        """Go from one timestep to the next of the list.
-
-        Args:
-            model_output: The denoiser's prediction for ``sample`` at ``timestep``.
-            timestep: One of ``timesteps``.
-            sample: The noisy latent.
-            generator: Source of fresh noise: one, or one a sample. Without one, torch's own.
-
-        Returns:
-            The less noisy latent and the predicted clean latent, in the sample's dtype.
-
-        Raises:
-            ValueError: The timestep is none of the list's, or the shapes differ.
-        """
-
-    def _position(self, timestep: int | Tensor) -> int:
-        visited = self.timesteps.tolist()
-        if int(timestep) not in visited:
-            raise ValueError(
-                f"timestep {int(timestep)} is none of the {len(visited)} that were set "
-                f"({visited[0]} to {visited[-1]})"
-            )
-        return visited.index(int(timestep))
-
     def _levels(self, position: int, final: Tensor) -> tuple[Tensor, Tensor]:
         """alpha_bar at a position of the list and at the one after it; ``final`` at the end."""
         here = self.alphas_cumprod[int(self.timesteps[position])]
@@ -171,10 +157,7 @@ class NoiseScheduler(Scheduler, ABC):
         self, model_output: Tensor, sample: Tensor, alpha_bar: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """x_t, clean latent and noise, in float32 at least; consistent when clipped."""
-        if model_output.shape != sample.shape:
-            raise ValueError(
-                f"prediction {tuple(model_output.shape)} and sample {tuple(sample.shape)} differ"
-            )
+        refuse_other_shape(model_output, sample)
         dtype = torch.promote_types(sample.dtype, torch.float32)
         x_t = sample.to(dtype)
         clean, noise = clean_and_noise(model_output.to(dtype), x_t, alpha_bar, self.prediction_type)
@@ -186,11 +169,9 @@ class NoiseScheduler(Scheduler, ABC):
         self, clean: Tensor, noise: Tensor, timesteps: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Factors of clean and noise for each sample, broadcastable, float32 at least."""
-        dtype = torch.promote_types(_wider(clean, noise), torch.float32)
-        pair = torch.stack([self.alphas_cumprod.sqrt(), (1 - self.alphas_cumprod).sqrt()])
-        at = pair.to(device=clean.device, dtype=dtype)[:, timesteps.to(clean.device)]
-        signal, sigma = at.reshape(2, -1, *[1] * (clean.ndim - 1)).unbind()
-        return signal, sigma
+        like = clean.to(_wider(clean, noise))
+        signal = at_timesteps(self.alphas_cumprod.sqrt(), timesteps, like)
+        return signal, at_timesteps((1 - self.alphas_cumprod).sqrt(), timesteps, like)
 
 
 def _wider(one: Tensor, other: Tensor) -> torch.dtype:

@@ -8,7 +8,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 PredictionType = Literal["epsilon", "v_prediction", "sample"]
-Spacing = Literal["leading_plus_one", "trailing", "linspace", "log_snr"]
+EvenSpacing = Literal["leading", "leading_plus_one", "trailing", "linspace"]
+Spacing = Literal[EvenSpacing, "log_snr"]
 Generators = torch.Generator | Sequence[torch.Generator] | None
 
 
@@ -42,52 +43,64 @@ def half_log_snr(alpha_bar: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     return 0.5 * (alpha_bar.log() - torch.log1p(-alpha_bar))
 
 
-def spaced_timesteps(
-    count: int, alpha_bar: Float[Tensor, " t"], spacing: Spacing, *, start: int | None = None
-) -> Int[Tensor, " count"]:
-    """Choose the timesteps that sampling visits: exactly ``count`` different ones, descending.
+def even_timesteps(count: int, num_timesteps: int, spacing: EvenSpacing) -> Int[Tensor, " count"]:
+    """Choose exactly ``count`` different timesteps of 0..num_timesteps - 1, evenly, descending.
 
+    - ``leading``: i * T // count, the cleanest included, the noisiest not (ResShift's).
     - ``leading_plus_one``: range(0, T, T // count) + 1 where count divides T (ALDM's, after
       Stable Diffusion), evenly spread at other counts, never past the last timestep.
-    - ``trailing``: evenly spread, the noisiest timestep included, the cleanest not.
-    - ``linspace``: evenly spread, both ends included.
-    - ``log_snr``: both ends included, evenly spread in half the log signal-to-noise ratio and
-      rounded to the nearest timesteps still free.
-
-    Args:
-        count: Number of steps.
-        alpha_bar: The training schedule, T values.
-        spacing: One of the above.
-        start: Noisiest timestep allowed, for sampling that begins at a partly noised latent;
-            the last of the schedule unless given.
+    - ``trailing``: the noisiest timestep included, the cleanest not.
+    - ``linspace``: both ends included.
 
     Raises:
-        ValueError: The spacing is unknown, ``start`` is no timestep, or there are fewer than
-            ``count`` timesteps up to ``start``.
+        ValueError: The spacing is unknown, or there are fewer than ``count`` timesteps.
     """
-    last = len(alpha_bar) - 1 if start is None else start
-    if not 0 <= last < len(alpha_bar):
-        raise ValueError(f"start must be a timestep in 0..{len(alpha_bar) - 1}, got {start}")
-    if not 1 <= count <= last + 1:
-        raise ValueError(f"steps must be in 1..{last + 1} to begin at timestep {last}, got {count}")
+    if not 1 <= count <= num_timesteps:
+        raise ValueError(f"steps must be in 1..{num_timesteps}, got {count}")
     step = torch.arange(count, device="cpu")
-    if spacing == "leading_plus_one":
-        ascending = step * (last + 1) // count + int(count <= last)
+    if spacing == "leading":
+        ascending = step * num_timesteps // count
+    elif spacing == "leading_plus_one":
+        ascending = step * num_timesteps // count + int(count < num_timesteps)
     elif spacing == "trailing":
-        ascending = last - step.flip(0) * (last + 1) // count
+        ascending = num_timesteps - 1 - step.flip(0) * num_timesteps // count
     elif spacing == "linspace":
+        last = num_timesteps - 1
         descending = torch.linspace(last, 0, count, dtype=torch.float64, device="cpu")
         ascending = descending.round().long().flip(0)
-    elif spacing == "log_snr":
-        levels = half_log_snr(alpha_bar[: last + 1])
-        grid = torch.linspace(0, 1, count, dtype=torch.float64, device="cpu")
-        wanted = levels[-1] + grid * (levels[0] - levels[-1])
-        nearest = (wanted[:, None] - levels[None, :]).abs().argmin(1).flip(0)
-        ascending = (nearest - step).cummax(0).values + step  # push off timesteps already taken
-        ascending = torch.minimum(ascending, last - step.flip(0))
     else:
         raise ValueError(f"spacing must be one of {get_args(Spacing)}, got {spacing!r}")
     return ascending.flip(0)
+
+
+def spaced_timesteps(
+    count: int, alpha_bar: Float[Tensor, " t"], spacing: Spacing
+) -> Int[Tensor, " count"]:
+    """Choose the timesteps that sampling visits: exactly ``count`` different ones, descending.
+
+    Besides the even ones there is ``log_snr``: both ends included, evenly spread in half the log
+    signal-to-noise ratio and rounded to the nearest timesteps still free.
+
+    Args:
+        count: Number of steps.
+        alpha_bar: The timesteps to choose from, by their noise level.
+        spacing: ``log_snr`` or one of ``even_timesteps``.
+
+    Raises:
+        ValueError: The spacing is unknown, or there are fewer than ``count`` timesteps.
+    """
+    if spacing != "log_snr":
+        return even_timesteps(count, len(alpha_bar), spacing)
+    last = len(alpha_bar) - 1
+    if not 1 <= count <= last + 1:
+        raise ValueError(f"steps must be in 1..{last + 1}, got {count}")
+    step = torch.arange(count, device="cpu")
+    levels = half_log_snr(alpha_bar)
+    grid = torch.linspace(0, 1, count, dtype=torch.float64, device="cpu")
+    wanted = levels[-1] + grid * (levels[0] - levels[-1])
+    nearest = (wanted[:, None] - levels[None, :]).abs().argmin(1).flip(0)
+    ascending = (nearest - step).cummax(0).values + step  # push off timesteps already taken
+    return torch.minimum(ascending, last - step.flip(0)).flip(0)
 
 
 def clean_and_noise(

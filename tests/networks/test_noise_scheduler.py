@@ -111,13 +111,12 @@ def test_samples_of_a_batch_are_those_taken_one_by_one(make: Make) -> None:
 @pytest.mark.gpu
 @every_scheduler
 def test_a_run_on_the_gpu_takes_the_same_noise(make: Make) -> None:
-    scheduler = make()
+    scheduler = make(start_timestep=700)
     clean, noise = latents(2, 2, 2, 4, 4, dtype=torch.float32)
     results = []
     for device in ("cpu", "cuda"):
-        scheduler.set_timesteps(6, device, start=700)
-        first = scheduler.timesteps[:1].expand(2)
-        x_t = scheduler.add_noise(clean.to(device), noise.to(device), first)
+        scheduler.set_timesteps(6, device)
+        x_t = scheduler.start(clean.to(device), noise.to(device))
         results.append(run(scheduler, x_t, generator=torch.Generator().manual_seed(0)).cpu())
     torch.testing.assert_close(*results, rtol=1e-4, atol=1e-4)
 
@@ -144,11 +143,14 @@ def test_a_single_step_ends_at_the_predicted_clean_latent(make: Make) -> None:
 
 @every_scheduler
 def test_a_partly_noised_start_is_denoised_from_there(make: Make) -> None:
-    scheduler = make(spacing="linspace")
-    scheduler.set_timesteps(7, start=400)
+    scheduler = make(spacing="linspace", start_timestep=400)
+    assert scheduler.num_used_timesteps == 401
+    scheduler.set_timesteps(7)
     assert scheduler.timesteps[0] == 400 and len(scheduler.timesteps) == 7
     clean, noise = latents(2, 1, 2, 4)
-    x_t = scheduler.add_noise(clean, noise, scheduler.timesteps[:1])
+    x_t = scheduler.start(clean, noise)
+    expected = scheduler.add_noise(clean, noise, torch.tensor([400]))
+    assert torch.equal(x_t, expected)
     for timestep in scheduler.timesteps:  # a denoiser that knows the clean latent
         alpha_bar = scheduler.alphas_cumprod[timestep]
         known = (x_t - alpha_bar.sqrt() * clean) / (1 - alpha_bar).sqrt()
@@ -213,3 +215,47 @@ def test_a_prediction_of_another_shape_is_refused(make: Make) -> None:
 def test_an_unknown_prediction_type_is_refused(make: Make) -> None:
     with pytest.raises(REFUSAL, match="'noise'"):
         make(prediction_type="noise")
+
+
+@every_scheduler
+def test_run_without_a_start_timestep_begins_at_the_noise(make: Make) -> None:
+    clean, noise = latents(2, 1, 2, 4)
+    scheduler = make()
+    assert torch.equal(scheduler.start(clean, noise), noise)
+    assert torch.equal(scheduler.start(None, noise), noise)
+    assert torch.equal(scheduler.model_input(noise, scheduler.timesteps[0]), noise)
+
+
+@every_scheduler
+def test_start_without_the_priors_latent_is_refused(make: Make) -> None:
+    with pytest.raises(ValueError, match="start_timestep 400 needs the prior's latent"):
+        make(start_timestep=400).start(None, latents(1, 1, 4))
+
+
+@every_scheduler
+@pytest.mark.parametrize("start", [-1, 1000])
+def test_a_start_that_is_no_timestep_is_refused(make: Make, start: int) -> None:
+    with pytest.raises(ValueError, match=rf"start_timestep must be in 0\.\.999, got {start}"):
+        make(start_timestep=start)
+
+
+@every_scheduler
+def test_schedule_of_other_weights_is_refused(make: Make) -> None:
+    facts = make().facts()
+    make().refuse_other(DDPMScheduler().facts())  # how to walk a schedule is no part of it
+    for name, value in (("beta_end", 0.02), ("prediction_type", "sample")):
+        with pytest.raises(ValueError, match=f"network's {name} is {value}, the scheduler's"):
+            make().refuse_other({**facts, name: value})
+    with pytest.raises(ValueError, match="network's kappa is 2, the scheduler's not used"):
+        make().refuse_other({**facts, "kappa": 2})
+
+
+@every_scheduler
+def test_timesteps_that_were_not_trained_are_refused(make: Make) -> None:
+    trained = make(start_timestep=400).facts()
+    for start in (150, 400):
+        make(start_timestep=start).refuse_other(trained)
+        make(start_timestep=start).refuse_other(make().facts())
+    for start, first in ((401, 401), (None, 999)):
+        with pytest.raises(ValueError, match=f"up to timestep 400, .* begins at {first}"):
+            make(start_timestep=start).refuse_other(trained)

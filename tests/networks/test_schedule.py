@@ -15,7 +15,7 @@ from voxlate.networks.schedule import (
     spaced_timesteps,
 )
 
-SPACINGS = ("leading_plus_one", "trailing", "linspace", "log_snr")
+SPACINGS = ("leading", "leading_plus_one", "trailing", "linspace", "log_snr")
 ALPHA_BAR = alpha_bars(scaled_linear_betas())
 
 
@@ -50,12 +50,11 @@ def test_leading_plus_one_is_the_reference_range_where_it_divides(count: int) ->
 
 
 @pytest.mark.parametrize("spacing", SPACINGS)
-@pytest.mark.parametrize("start", [None, 0, 17, 36])
-def test_every_count_gives_that_many_descending_timesteps(spacing: str, start: int | None) -> None:
-    alpha_bar = alpha_bars(scaled_linear_betas(37))
-    last = 36 if start is None else start
+@pytest.mark.parametrize("last", [0, 17, 36])
+def test_every_count_gives_that_many_descending_timesteps(spacing: str, last: int) -> None:
+    alpha_bar = alpha_bars(scaled_linear_betas(37))[: last + 1]
     for count in range(1, last + 2):
-        chosen = spaced_timesteps(count, alpha_bar, spacing, start=start)
+        chosen = spaced_timesteps(count, alpha_bar, spacing)
         assert len(chosen) == count
         assert (chosen.diff() < 0).all()
         assert chosen[-1] >= 0 and chosen[0] <= last
@@ -71,8 +70,12 @@ def test_counts_that_do_not_divide_the_schedule_are_exact(spacing: str, count: i
 
 
 @pytest.mark.parametrize("spacing", ["trailing", "linspace", "log_snr"])
-def test_sampling_begins_at_the_start_that_is_asked_for(spacing: str) -> None:
-    assert spaced_timesteps(8, ALPHA_BAR, spacing, start=430)[0] == 430
+def test_sampling_begins_at_the_noisiest_timestep(spacing: str) -> None:
+    assert spaced_timesteps(8, ALPHA_BAR[:431], spacing)[0] == 430
+
+
+def test_leading_includes_the_cleanest_timestep() -> None:
+    assert spaced_timesteps(4, ALPHA_BAR[:15], "leading").tolist() == [11, 7, 3, 0]
 
 
 def test_log_snr_spacing_is_even_in_log_snr() -> None:
@@ -88,18 +91,11 @@ def test_half_log_snr_of_a_clean_latent_is_infinite() -> None:
     assert level[2] == torch.inf
 
 
-@pytest.mark.parametrize(
-    ("count", "start", "named"), [(0, None, "steps"), (1001, None, "1..1000"), (12, 10, "1..11")]
-)
-def test_impossible_counts_are_refused(count: int, start: int | None, named: str) -> None:
-    with pytest.raises(ValueError, match=named):
-        spaced_timesteps(count, ALPHA_BAR, "linspace", start=start)
-
-
-@pytest.mark.parametrize("start", [-1, 1000])
-def test_a_start_that_is_no_timestep_is_refused(start: int) -> None:
-    with pytest.raises(ValueError, match="start"):
-        spaced_timesteps(5, ALPHA_BAR, "linspace", start=start)
+@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize("count", [0, 1001])
+def test_impossible_counts_are_refused(spacing: str, count: int) -> None:
+    with pytest.raises(ValueError, match=rf"steps must be in 1\.\.1000, got {count}"):
+        spaced_timesteps(count, ALPHA_BAR, spacing)
 
 
 def test_an_unknown_spacing_is_refused() -> None:
