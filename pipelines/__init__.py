@@ -21,18 +21,19 @@ if TYPE_CHECKING:
         list_scans,
         one_case,
     )
+    from .case_steps import Translation
     from .checkpoint import read_weights, save_weights
     from .device import autocast_dtype, choose_device, inference_context
     from .sampler import sample
     from .save_translations import SaveTranslations
     from .seeds import case_generator
-    from .translator import Translation, Translator
+    from .translator import Translator
 
 _HOME = {
     "NetworkParts": "bundle",
     "PrepareScan": "bundle_inference",
     "SaveTranslations": "save_translations",
-    "Translation": "translator",
+    "Translation": "case_steps",
     "TranslationEvaluator": "bundle_inference",
     "TranslationInferer": "bundle_inference",
     "Translator": "translator",

@@ -19,10 +19,10 @@ from torch import Tensor
 from voxlate.data_prep import NoInputError, Preprocessing, ScanError, find_cases
 
 from .bundle_inference import FAILURE, list_scans
+from .case_steps import cleared_background, restore
 from .evaluation_pairs import read_truth
 from .metrics import METRICS
 from .one_to_many import resolve_targets
-from .translator import cleared_background, restore
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ class ReadTruth:
         if FAILURE in item:
             logger.error("%s is not measured: %s", item["case_id"], item[FAILURE])
             return item
-        scan, case = item["scan"], item["case"]
+        scan, case = item["ready"].scan, item["case"]
         truth = torch.full((len(self.targets), 2, *scan.shape), torch.nan)
         try:
             for place, target in zip(truth, self.targets, strict=True):
@@ -117,10 +117,10 @@ class RestorePair:
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
         """``pred`` (1, t, x, y, z) in [0, 1] and ``label`` (1, t, 2, x, y, z)."""
-        scan = item["scan"]
+        scan = item["ready"].scan
         inside = cleared_background(scan)[1]
         volumes = [
-            restore(volume[None], item["record"], self.preprocessing, scan, inside)
+            restore(volume[None], item["ready"].prepared.record, self.preprocessing, scan, inside)
             for volume in item["pred"][0].cpu()
         ]
         made = torch.stack([torch.from_numpy(volume) for volume in volumes])

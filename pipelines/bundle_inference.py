@@ -15,12 +15,12 @@ from monai.engines import SupervisedEvaluator
 from monai.inferers import Inferer
 from torch import Tensor
 
-from voxlate.data_prep import Preprocessing, UsageError, VoxlateError, find_cases, read_scan
+from voxlate.data_prep import Preprocessing, UsageError, VoxlateError, find_cases
 from voxlate.networks import TranslationNetwork
 
+from .case_steps import read_case, stem
 from .device import autocast_dtype, inference_context
 from .one_to_many import OneToMany, resolve_targets
-from .translator import stem
 
 FAILURE = "failure"
 
@@ -91,13 +91,12 @@ class PrepareScan:
         self.preprocessing = preprocessing
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
-        """Add ``image`` (1, x, y, z) in [-1, 1], ``scan`` and ``record``; or ``failure``."""
+        """Add ``image`` (1, x, y, z) in [-1, 1] and ``ready`` (a ``ReadyCase``); or ``failure``."""
         try:
-            scan = read_scan(item["image"])
-            prepared = self.preprocessing.apply(scan)
+            ready = read_case(item["image"], self.preprocessing)
         except VoxlateError as error:
             return {**item, FAILURE: error}
-        return {**item, "image": prepared.volume, "scan": scan, "record": prepared.record}
+        return {**item, "image": ready.prepared.volume, "ready": ready}
 
 
 def one_case(items: Sequence[dict[str, Any]]) -> dict[str, Any]:

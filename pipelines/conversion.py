@@ -6,10 +6,11 @@ from pathlib import Path
 
 from voxlate.data_prep import read_scan
 
+from .case_steps import stem
 from .one_to_many import resolve_targets
 from .outputs import check_outputs, output_names, write_translation
 from .progress import CaseProgress
-from .translator import Translator, stem
+from .translator import Translator
 
 
 def convert(

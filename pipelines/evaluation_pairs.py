@@ -10,10 +10,10 @@ from torch import Tensor
 from voxlate.data_prep import Scan, ScanError, foreground, read_mask, read_scan
 from voxlate.data_prep.cases import Case
 
+from .case_steps import Translation, cleared_background
 from .evaluation_baselines import trivial_answers
 from .evaluation_summary import TRANSLATION, Row
 from .metrics import METRIC_SETS, measure, reference_map
-from .translator import Translation, cleared_background
 
 BRAIN_MASK = "brainmask"  #: among a case's masks
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from voxlate.data_prep import OutputError, write_scan
 
+from .case_steps import Translation
 from .checkpoint import sha256_of
 from .qc_picture import draw_qc
 from .sidecar import describe
-from .translator import Translation
 
 
 def output_names(stem: str, targets: Sequence[str]) -> list[str]:

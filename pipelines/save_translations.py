@@ -14,11 +14,11 @@ from voxlate.data_prep import Preprocessing, VoxlateError, write_atomically
 
 from .bundle import Origin
 from .bundle_inference import FAILURE, TranslationInferer
+from .case_steps import Made, Request, Translation, finish_case, stem
 from .checkpoint import sha256_of
 from .device import autocast_dtype
 from .one_to_many import resolve_targets
 from .outputs import write_translation
-from .translator import Translation, cleared_background, restore, stem
 
 logger = logging.getLogger(__name__)
 
@@ -116,26 +116,17 @@ class SaveTranslations:
 
     def _translation(self, engine: Any, batch: dict[str, Any], made: Any) -> Translation:
         """``made`` is (t, x, y, z) on the network's grid."""
-        scan = batch["scan"]
         source, targets = resolve_targets(
             engine.network.modalities, self.inferer.source, self.inferer.targets
         )
-        stripped, inside = cleared_background(scan)
-        volumes = {
-            target: restore(volume[None], batch["record"], self.preprocessing, scan, inside)
-            for target, volume in zip(targets, made.cpu(), strict=True)
-        }
-        return Translation(
-            scan=scan,
-            source=source,
-            volumes=volumes,
-            case_id=batch["case_id"],
-            seed=self.inferer.seed,
-            steps=self.inferer.steps,
-            device=made.device,
-            dtype=autocast_dtype(made.device),
-            skull_stripped=stripped,
-            origin=self.origin,
-            seconds={"translate": round(time.perf_counter() - self._began, 3)},
-            warnings=scan.warnings,
+        request = Request(
+            batch["case_id"], source, tuple(targets), self.inferer.seed, self.inferer.steps
         )
+        volumes = Made(
+            made[:, None],
+            made.device,
+            autocast_dtype(made.device),
+            self.origin,
+            {"translate": round(time.perf_counter() - self._began, 3)},
+        )
+        return finish_case(batch["ready"], volumes, request, self.preprocessing)

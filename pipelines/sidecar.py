@@ -7,7 +7,7 @@ from typing import Any
 
 import voxlate
 
-from .translator import Translation
+from .case_steps import Translation
 
 STATEMENT = (
     "Synthetic images for research. Not a medical device: lesions can be lost or invented; never "

@@ -1,0 +1,225 @@
+"""What every way to translate a case shares: it is read, computed elsewhere, and finished."""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from jaxtyping import Float
+from scipy import ndimage
+from torch import Tensor
+
+from voxlate.data_prep import (
+    Prepared,
+    Preprocessing,
+    Record,
+    Scan,
+    ScanError,
+    foreground,
+    read_scan,
+)
+
+from .bundle import Origin
+from .one_to_many import BACKGROUND
+
+FloatArray = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is wanted of a case.
+
+    Attributes:
+        case_id: Name of the case, part of the noise's seed.
+        source: The scan's modality.
+        targets: Wanted modalities.
+        seed: The user's seed.
+        steps: Denoising steps; 0 is the prior alone.
+    """
+
+    case_id: str
+    source: str
+    targets: tuple[str, ...]
+    seed: int
+    steps: int
+
+
+@dataclass(frozen=True)
+class ReadyCase:
+    """A scan, and what the networks will see of it."""
+
+    scan: Scan
+    prepared: Prepared
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Made:
+    """What the networks answered, (t, 1, x, y, z) on the model's grid, and where they did."""
+
+    volumes: Tensor
+    device: torch.device
+    dtype: torch.dtype
+    origin: Origin | None
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Translation:
+    """One scan's translations, with what is needed to repeat them.
+
+    Attributes:
+        scan: The scan as read.
+        source: Its modality.
+        volumes: By target, float32 on the scan's own grid: 0 and 1 are the 0.5th and 99.5th
+            percentile of the target contrast's foreground, background is 0.
+        case_id: Name of the case, part of the noise's seed.
+        seed: The user's seed.
+        steps: Denoising steps; 0 is the prior alone.
+        device: Where it was computed.
+        dtype: The number format of the networks.
+        skull_stripped: Whether the scan's background was cleared, and so the translations' too.
+        origin: The bundle, where there is one.
+        seconds: By stage.
+        warnings: What was tolerated or is doubtful.
+    """
+
+    scan: Scan
+    source: str
+    volumes: dict[str, FloatArray]
+    case_id: str
+    seed: int
+    steps: int
+    device: torch.device
+    dtype: torch.dtype
+    skull_stripped: bool
+    origin: Origin | None
+    seconds: dict[str, float] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+    def __getitem__(self, target: str) -> FloatArray:
+        return self.volumes[target]
+
+
+def read_case(scan: str | os.PathLike[str] | Scan, preprocessing: Preprocessing) -> ReadyCase:
+    """Read a scan, unless it was read already, and prepare it for the networks.
+
+    Raises:
+        ScanError: The scan cannot be used.
+    """
+    clock = Clock()
+    with clock("read"):
+        if not isinstance(scan, Scan):
+            scan = read_scan(scan)
+    with clock("prepare"):
+        prepared = preprocessing.apply(scan)
+    return ReadyCase(scan, prepared, clock.seconds)
+
+
+def finish_case(
+    ready: ReadyCase, made: Made, request: Request, preprocessing: Preprocessing
+) -> Translation:
+    """Take what the networks made back to the scan's own grid.
+
+    Raises:
+        ScanError: The networks made something that is no image.
+    """
+    clock = Clock()
+    with clock("restore"):
+        stripped, inside = cleared_background(ready.scan)
+        volumes = {
+            target: restore(volume, ready.prepared.record, preprocessing, ready.scan, inside)
+            for target, volume in zip(request.targets, made.volumes.cpu(), strict=True)
+        }
+    return Translation(
+        scan=ready.scan,
+        source=request.source,
+        volumes=volumes,
+        case_id=request.case_id,
+        seed=request.seed,
+        steps=request.steps,
+        device=made.device,
+        dtype=made.dtype,
+        skull_stripped=stripped,
+        origin=made.origin,
+        seconds={**ready.seconds, **made.seconds, **clock.seconds},
+        warnings=ready.scan.warnings,
+    )
+
+
+def stem(path: Path) -> str:
+    """A scan's file name without ``.nii`` or ``.nii.gz``."""
+    name = path.name
+    for suffix in (".nii.gz", ".nii"):
+        if name.lower().endswith(suffix):
+            return name[: -len(suffix)]
+    return name
+
+
+def cleared_background(scan: Scan) -> tuple[bool, npt.NDArray[np.bool_]]:
+    """Whether everything around the head has one value (skull stripped), and where the head is.
+
+    Holes inside the head belong to it.
+    """
+    inside = foreground(scan.data, scan.spacing)
+    outside = scan.data[~inside]
+    stripped = outside.size > 0 and bool((outside == outside[0]).all())
+    if not stripped:
+        return False, np.ones(scan.shape, dtype=bool)
+    return True, np.asarray(ndimage.binary_fill_holes(inside), dtype=bool)
+
+
+def restore(
+    volume: Float[Tensor, "1 x y z"],
+    record: Record,
+    preprocessing: Preprocessing,
+    scan: Scan,
+    inside: npt.NDArray[np.bool_],
+) -> FloatArray:
+    """From [-1, 1] on the network's grid to [0, 1] on the scan's own, 0 outside the mask.
+
+    Raises:
+        ScanError: The networks made something that is no image.
+    """
+    if not bool(torch.isfinite(volume).all()):
+        raise ScanError(
+            "the networks made NaN or infinite values of it",
+            "check the scan, or try --device cpu",
+            code="E_OUTPUT_NONFINITE",
+            file=scan.path,
+        )
+    own = preprocessing.restore(volume, record, background=BACKGROUND)
+    values = np.where(inside, (own + 1) / 2, 0).clip(0, 1).astype(np.float32)
+    if values.min() == values.max():
+        raise ScanError(
+            f"the networks made the same value ({values.min():g}) everywhere",
+            "check the scan, or try --device cpu",
+            code="E_OUTPUT_CONSTANT",
+            file=scan.path,
+        )
+    return values
+
+
+class Clock:
+    """Seconds of each stage, the device's queue included.
+
+    Args:
+        device: Whose queue to wait for.
+    """
+
+    def __init__(self, device: torch.device | None = None) -> None:
+        self.device, self.seconds = device, dict[str, float]()
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        """Time the block."""
+        start = time.perf_counter()
+        yield
+        if self.device is not None and self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        self.seconds[stage] = round(time.perf_counter() - start, 3)
