@@ -4,12 +4,22 @@ One level turns ``c`` channels into ``c * 2**d`` sub-bands at half the size. The
 binary over the axes, first axis first, 0 = low (sum) and 1 = high (first minus second): in 3D LLL,
 LLH, LHL, LHH, HLL, ..., HHH.
 Channels are band-major: all channels of LLL, then all of LLH, and so on.
+
+Eager calls work through the volume in slices that stay in the processor's cache and write each band
+where it belongs; each function is the other's gradient. TorchScript and recorded graphs get the
+same sums as plain tensor operations.
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from .blocks import recording
+
+SLICE = 1 << 18
+"""Values of a slice: with its sums it fits into a second-level cache."""
 
 
 def haar_split(volume: Tensor, spatial_dims: int = 3) -> Tensor:
@@ -30,15 +40,12 @@ def haar_split(volume: Tensor, spatial_dims: int = 3) -> Tensor:
     """
     if volume.dim() - 2 != spatial_dims:
         raise ValueError(f"expected {spatial_dims} spatial axes, got shape {volume.shape}")
-    bands = volume.unsqueeze(1)  # (b, band, c, *size)
-    for axis in range(spatial_dims):
-        length = bands.shape[3 + axis]
+    for length in volume.shape[2:]:
         if length % 2 != 0:
             raise ValueError(f"every spatial size must be even, got {volume.shape}")
-        pairs = bands.unflatten(3 + axis, [length // 2, 2])
-        first, second = pairs.select(4 + axis, 0), pairs.select(4 + axis, 1)
-        bands = torch.stack((first + second, first - second), dim=2).flatten(1, 2)
-    return bands.flatten(1, 2) * math.pow(2.0, -0.5 * spatial_dims)
+    if not torch.jit.is_scripting() and not recording():
+        return _Split.apply(volume)
+    return torch.cat(corner_sums(volume), dim=1) * math.pow(2.0, -0.5 * spatial_dims)
 
 
 def haar_merge(bands: Tensor, spatial_dims: int = 3) -> Tensor:
@@ -57,6 +64,8 @@ def haar_merge(bands: Tensor, spatial_dims: int = 3) -> Tensor:
     count = 1 << spatial_dims
     if bands.shape[1] % count != 0:
         raise ValueError(f"channels must be a multiple of {count}, got {bands.shape[1]}")
+    if not torch.jit.is_scripting() and not recording():
+        return _Merge.apply(bands, spatial_dims)
     volume = bands.unflatten(1, [count, bands.shape[1] // count])
     for step in range(spatial_dims):
         axis = spatial_dims - 1 - step
@@ -64,3 +73,76 @@ def haar_merge(bands: Tensor, spatial_dims: int = 3) -> Tensor:
         low, high = pairs.select(2, 0), pairs.select(2, 1)
         volume = torch.stack((low + high, low - high), dim=4 + axis).flatten(3 + axis, 4 + axis)
     return volume.squeeze(1) * math.pow(2.0, -0.5 * spatial_dims)
+
+
+def corner_sums(volume: Tensor) -> list[Tensor]:
+    """Signed sums over the corners of each 2 x 2 x 2 block: the bands in order, unscaled."""
+    parts = [volume]
+    for axis in range(2, volume.dim()):
+        halves: list[Tensor] = []
+        for part in parts:
+            pairs = part.unflatten(axis, [part.shape[axis] // 2, 2])
+            first, second = pairs.select(axis + 1, 0), pairs.select(axis + 1, 1)
+            halves.append(first + second)
+            halves.append(first - second)
+        parts = halves
+    return parts
+
+
+def band_sums(bands: list[Tensor]) -> list[Tensor]:
+    """Signed sums of the bands: the corners of each block in binary order, unscaled."""
+    stride = 1
+    while stride < len(bands):  # the last axis first, as the plain merge has it
+        pairs = [(i, i | stride) for i in range(len(bands)) if not i & stride]
+        sums = list(bands)
+        for low, high in pairs:
+            sums[low], sums[high] = bands[low] + bands[high], bands[low] - bands[high]
+        bands, stride = sums, 2 * stride
+    return bands
+
+
+def slices(length: int, like: Tensor) -> list[slice]:
+    """Cut an axis so that each slice holds about ``SLICE`` values; a GPU takes all at once."""
+    rows = max(1, length * SLICE // max(like.numel(), 1)) if like.is_cpu else max(1, length)
+    return [slice(first, min(first + rows, length)) for first in range(0, length, rows)]
+
+
+class _Split(torch.autograd.Function):
+    """``haar_split``, slice by slice along the first spatial axis."""
+
+    @staticmethod
+    def forward(ctx: Any, volume: Tensor) -> Tensor:
+        dims = ctx.dims = volume.dim() - 2
+        (b, c), half = volume.shape[:2], [length // 2 for length in volume.shape[2:]]
+        out = volume.new_empty((b, 1 << dims, c, *half))
+        for rows in slices(half[0], volume):
+            sums = corner_sums(volume[:, :, 2 * rows.start : 2 * rows.stop])
+            for band, part in enumerate(sums):
+                torch.mul(part, math.pow(2.0, -0.5 * dims), out=out[:, band, :, rows])
+        return out.flatten(1, 2)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return _Merge.apply(gradients[0], ctx.dims)
+
+
+class _Merge(torch.autograd.Function):
+    """``haar_merge``, slice by slice along the first spatial axis."""
+
+    @staticmethod
+    def forward(ctx: Any, bands: Tensor, dims: int) -> Tensor:
+        size = bands.shape[2:]
+        parts = bands.unflatten(1, [1 << dims, bands.shape[1] >> dims])
+        out = bands.new_empty((*parts.shape[:1], parts.shape[2], *(2 * length for length in size)))
+        for rows in slices(size[0], bands):
+            sums = band_sums(list(parts[:, :, :, rows].unbind(1)))
+            place = out[:, :, 2 * rows.start : 2 * rows.stop]
+            for corner, part in enumerate(sums):
+                bits = [corner >> (dims - 1 - axis) & 1 for axis in range(dims)]
+                into = place[(..., *(slice(bit, None, 2) for bit in bits))]
+                torch.mul(part, math.pow(2.0, -0.5 * dims), out=into)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return _Split.apply(gradients[0]), None

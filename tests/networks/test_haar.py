@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from voxlate.networks import haar_merge, haar_split
+from voxlate.networks import haar, haar_merge, haar_split
 
 
 def pywt_bands(volume: Tensor, dims: int) -> Tensor:
@@ -68,6 +68,25 @@ def test_split_is_its_own_gradient() -> None:
     upstream = torch.randn(1, 8, 1, 2, 1, dtype=torch.float64)
     haar_split(volume).backward(upstream)
     torch.testing.assert_close(volume.grad, haar_merge(upstream))  # orthonormal
+
+
+def test_gradients_have_gradients() -> None:
+    volume = torch.randn(1, 1, 2, 2, 4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(lambda x: haar_split(x) ** 2, volume)
+    bands = torch.randn(1, 8, 1, 1, 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(lambda x: haar_merge(x) ** 2, bands)
+
+
+def test_slices_join_without_a_seam(monkeypatch: pytest.MonkeyPatch) -> None:
+    volume = torch.randn(2, 3, 10, 6, 4)
+    bands = haar_split(volume)
+    merged = haar_merge(bands)
+    monkeypatch.setattr(haar, "SLICE", 2 * 3 * 4 * 6 * 4)  # two rows of blocks, then one
+    assert [s.stop - s.start for s in haar.slices(5, volume)] == [2, 2, 1]
+    assert torch.equal(haar_split(volume), bands)
+    last = volume.to(memory_format=torch.channels_last_3d)
+    assert torch.equal(haar_split(last), bands)
+    assert torch.equal(haar_merge(bands), merged)
 
 
 @pytest.mark.parametrize(("size", "dims"), [((4, 5, 4), 3), ((3, 4), 2)])
