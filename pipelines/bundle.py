@@ -51,8 +51,8 @@ def network_from_files(files: Sequence[str | os.PathLike[str]]) -> TranslationNe
 def parts_from_files(files: Sequence[str | os.PathLike[str]]) -> NetworkParts:
     """Build network, preprocessing and scheduler from files; later ones override earlier ones.
 
-    They have the keys ``network_def``, ``preprocessing_def``, ``scheduler_def`` and ``steps``.
-    Weights are not loaded.
+    They have the keys ``network_def``, ``preprocessing_def``, ``scheduler_def`` and ``steps``, and
+    may use ``bundle_root``: the folder above the first file's. Weights are not loaded.
 
     Raises:
         WeightsError: A key is missing.
@@ -90,6 +90,7 @@ def read_bundle(path: str | os.PathLike[str] | None = None) -> tuple[NetworkPart
 def _parser(files: Sequence[str | os.PathLike[str]]) -> ConfigParser:
     parser = ConfigParser()
     parser.read_config([os.fspath(file) for file in files])
+    parser["bundle_root"] = os.fspath(Path(files[0]).absolute().parents[1])
     return parser
 
 

@@ -134,6 +134,29 @@ def import_checkpoint(
     typer.echo(description)
 
 
+@app.command("text-cache")
+def text_cache(
+    bundle: Annotated[Path, typer.Option(help="Bundle folder with configs/prompts.yaml.")],
+    encoder: Annotated[
+        str | None,
+        typer.Option(
+            help="open_clip text tower: hf-hub:OWNER/NAME or ARCHITECTURE:TAG (may be downloaded), "
+            "or local-dir:FOLDER. Default: BiomedCLIP, from the hub."
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Default: the bundle's models/text_cache.safetensors.")
+    ] = None,
+) -> None:
+    """Encode a bundle's prompts; the one command that may use the network."""
+    with refusals():
+        from .text_cache import build_text_cache
+        from .text_encoder import BIOMEDCLIP
+
+        file = build_text_cache(bundle, encoder=encoder or BIOMEDCLIP, output=output)
+    typer.echo(file)
+
+
 @contextmanager
 def refusals() -> Iterator[None]:
     """Turn a ``VoxlateError`` into its line and exit code; clean up when stopped."""

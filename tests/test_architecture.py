@@ -19,7 +19,13 @@ MAY_IMPORT = {
     "networks": {"networks"},
     "pipelines": {"data_prep", "networks", "pipelines", "bundles"},
 }
-DISTRIBUTIONS = {"ignite": "pytorch-ignite", "yaml": "PyYAML", "generative": "monai-generative"}
+DISTRIBUTIONS = {
+    "generative": "monai-generative",
+    "ignite": "pytorch-ignite",
+    "open_clip": "open_clip_torch",
+    "yaml": "PyYAML",
+}
+OPTIONAL_EXTRAS = ("demo", "generative", "text", "tracking")
 # Never imported here, needed all the same.
 INDIRECT = {
     "fire": "the command line of monai.bundle",
@@ -99,7 +105,7 @@ def test_declared_dependencies_are_the_imported_ones() -> None:
     core = {requirement_name(line) for line in lines(config["options"]["install_requires"])}
     optional = {
         requirement_name(line)
-        for extra in ("demo", "generative", "tracking")
+        for extra in OPTIONAL_EXTRAS
         for line in lines(config["options.extras_require"][extra])
     }
     imported = {
