@@ -43,6 +43,15 @@ def group_norm(channels: int, groups: int) -> GroupNorm:
     return GroupNorm(count, channels, eps=1e-5)
 
 
+def instance_norm(x: Tensor) -> Tensor:
+    """Zero mean and unit variance for each channel of each sample; (b, c, *size) to the same shape.
+
+    As group norm with one channel a group: the same numbers as ``nn.InstanceNorm3d`` without affine
+    weights, with float32 statistics under bfloat16 and defined for a single voxel (zero).
+    """
+    return torch.group_norm(x, x.shape[1], eps=1e-5)
+
+
 def zero(module: AnyModule) -> AnyModule:
     """Zero a module's parameters, so that a new branch starts without effect."""
     for parameter in module.parameters():

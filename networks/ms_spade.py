@@ -12,17 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .blocks import check_modality, conv, crop_like, pad_to_multiple, zero
+from .blocks import check_modality, conv, crop_like, instance_norm, pad_to_multiple, zero
 from .haar import haar_merge, haar_split
-
-
-def instance_norm(x: Tensor) -> Tensor:
-    """Zero mean and unit variance for each channel of each sample; (b, c, *size) to the same shape.
-
-    As group norm with one channel a group: the same numbers as ``nn.InstanceNorm3d`` without affine
-    weights, with float32 statistics under bfloat16 and defined for a single voxel (zero).
-    """
-    return torch.group_norm(x, x.shape[1], eps=1e-5)
 
 
 class SwitchedConv(nn.Module):
