@@ -23,6 +23,7 @@ from .prior import MSSpadePrior, PriorOutput
 from .quantizer import Quantized, VectorQuantizer, nearest_code
 from .ridge import RidgePath
 from .schedule import draw_noise
+from .text_knowledge import TextKnowledge
 from .translation import TranslationNetwork
 from .vqgan import VQGAN, Encoding, aldm_vqgan
 
@@ -46,6 +47,7 @@ __all__ = [
     "RidgePath",
     "SelfAttention",
     "TableBGenerator",
+    "TextKnowledge",
     "TranslationNetwork",
     "VectorQuantizer",
     "adaptive_weight",
