@@ -89,9 +89,12 @@ class TranslationNetwork(nn.Module):
         """Volume (b, 1, *size) of a scaled latent (b, c, *size / f)."""
         return self.autoencoder.decode(latent / self.scale_factor)  # type: ignore[operator]
 
-    def text_of(self, target: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """Tokens (b, n, d) and mask (b, n) of targets (b,); None and None without text."""
-        return (None, None) if self.text is None else self.text(target)
+    def text_of(self, target: Tensor) -> dict[str, Tensor]:
+        """What the denoiser is told of targets (b,): ``text`` and ``text_mask``, or nothing."""
+        if self.text is None:
+            return {}
+        tokens, mask = self.text(target)
+        return {"text": tokens, "text_mask": mask}
 
     def forward(self, image: Tensor) -> Tensor:
         """Translate by the prior alone, without diffusion: one pass, no noise.

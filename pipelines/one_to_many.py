@@ -172,6 +172,7 @@ class OneToMany:
             concat=concat,
             modality=target,
             noise=draw_noise(generators, slots.shape[2:]).to(slots.device),
+            **self.network.text_of(target),
             start=None if self.scheduler.start_timestep is None else start,
             generators=generators,
             progress=step_done,

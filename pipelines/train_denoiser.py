@@ -58,6 +58,7 @@ class DenoiserTrainer(StageTrainer):
             timesteps,
             concat=concat.float() if concat.shape[1] else None,
             modality=batch["target_index"],
+            **self.network.text_of(batch["target_index"]),
         )
         return {Keys.LOSS: F.mse_loss(prediction.float(), wanted.float())}
 
@@ -96,6 +97,7 @@ class TranslateBySampling(Inferer):
             concat=prior.concat,
             modality=target,
             noise=noise.to(latent.device),
+            **network.text_of(target),
             start=None if self.scheduler.start_timestep is None else prior.start,
         )
         return {

@@ -56,10 +56,10 @@ def network(text: TextKnowledge | None) -> TranslationNetwork:
 def test_each_sample_gets_the_description_of_its_target() -> None:
     text = knowledge()
     assert text.channels == 4
-    tokens, mask = network(text).text_of(torch.tensor([1, 0, 1]))
-    torch.testing.assert_close(tokens, text.tokens[[1, 0, 1]])
-    assert mask.tolist() == [[True] * 3, [True, True, False], [True] * 3]
-    assert network(None).text_of(torch.tensor([1])) == (None, None)
+    told = network(text).text_of(torch.tensor([1, 0, 1]))
+    torch.testing.assert_close(told["text"], text.tokens[[1, 0, 1]])
+    assert told["text_mask"].tolist() == [[True] * 3, [True, True, False], [True] * 3]
+    assert network(None).text_of(torch.tensor([1])) == {}
 
 
 def test_weights_are_refused_with_any_other_text() -> None:
@@ -78,8 +78,8 @@ def test_network_with_text_scripts() -> None:
 
 
 def test_table_moves_with_the_network() -> None:
-    tokens, mask = network(knowledge()).to("meta").text_of(torch.tensor([0], device="meta"))
-    assert tokens.device.type == mask.device.type == "meta"
+    told = network(knowledge()).to("meta").text_of(torch.tensor([0], device="meta"))
+    assert told["text"].device.type == told["text_mask"].device.type == "meta"
 
 
 def test_tables_that_do_not_fit_are_refused() -> None:
