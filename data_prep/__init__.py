@@ -13,6 +13,7 @@ from .errors import (
 from .geometry import GridPlan
 from .intensity import IntensityMap, foreground
 from .modalities import DEFAULT_MODALITIES, guess_modality, parse_modality
+from .overrides import Overrides
 from .phantom import Phantom, make_phantom, write_phantom_case
 from .preprocess import Prepared, Preprocessing, Record
 from .reading import Scan, read_mask, read_scan, scan_from_array
@@ -26,6 +27,7 @@ __all__ = [
     "IntensityMap",
     "NoInputError",
     "OutputError",
+    "Overrides",
     "Phantom",
     "Prepared",
     "Preprocessing",

@@ -4,137 +4,136 @@ from __future__ import annotations
 
 import hashlib
 import os
-import stat
 import zlib
 from collections.abc import Iterator
 
-from .scan_file import ScanFile
+from .errors import ScanError
+from .file_content import is_nifti, refuse_other_content
+from .scan_file import COPY_AGAIN, ScanFile
 
 MAX_TAIL = 2**24  #: bytes after the voxels that are read through to reach the checksum
-CHUNK = 2**20
+MAX_SILENCE = 2**20  #: compressed bytes that may go by without giving a plain one
+FREE_MEMBERS = 64  #: gzip members beyond these must hold MIN_MEMBER bytes each on average
+MIN_MEMBER = 512
+HEAD = 544  #: bytes by which a file is recognised; the larger header ends within them
+PACKED_CHUNK, PLAIN_CHUNK = 2**16, 2**20
 
 
 class ByteStream:
-    """The plain bytes of a file, inflated as they are asked for, with the checksum verified."""
+    """The plain bytes of a file, in order, with gzip's checksum and length verified.
+
+    Time and memory are bounded by what is asked for, not by what a file claims: the bytes after the
+    voxels, members and stretches that hold nothing are limited.
+    """
 
     def __init__(self, file: ScanFile) -> None:
         self.file = file
-        self._hash = hashlib.sha256()
-        path = file.path
-        name = path.name.lower()
-        if name.startswith("._"):
-            raise file.refuse("E_NAME", "a macOS side file, not an image", "leave it out")
-        if name.endswith((".hdr", ".img", ".hdr.gz", ".img.gz")):
-            raise file.refuse(
-                "E_PAIR", "one half of a header/image pair", "convert the pair to one .nii.gz file"
-            )
+        self._handle, self._info = file.open()
+        self.size = self._info.st_size
+        self.packed = file.path.name.lower().endswith(".gz")
+        self._hash: hashlib._Hash | None = hashlib.sha256()
+        self.sha256 = ""
         try:
-            info = os.stat(path)
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or "not a valid path"
-            raise file.refuse("E_PATH", f"cannot be opened ({reason})", "check the path") from None
-        if not stat.S_ISREG(info.st_mode):
-            what = "a folder" if stat.S_ISDIR(info.st_mode) else "not a regular file"
-            raise file.refuse("E_PATH", what, "give a .nii or .nii.gz file")
-        if not name.endswith((".nii", ".nii.gz")):
-            raise file.refuse(
-                "E_FORMAT",
-                "not a NIfTI file by its name",
-                "convert it to .nii.gz (dcm2niix for DICOM, mri_convert for .mgz)",
-            )
-        if info.st_size == 0:
-            raise file.refuse("E_EMPTY", "the file is empty", "copy or download it again")
-        self.size = info.st_size
-        try:
-            self._handle = open(path, "rb")  # noqa: SIM115 (closed by close())
-        except OSError as error:
-            raise file.refuse(
-                "E_PATH", f"cannot be opened ({error.strerror})", "check the permissions"
-            ) from None
-        self.packed = name.endswith(".gz")
-        self._buffer = bytearray()
-        self.position = 0
-        try:
-            self._check_name(self._handle.read(512))
+            self._check_name(self._handle.read(HEAD))
         except BaseException:
             self.close()
             raise
-        self._handle.seek(0)
-        self._chunks = self._inflate() if self.packed else self._plain()
+        self._begin()
 
     def close(self) -> None:
         """Close the file."""
         self._handle.close()
 
-    @property
-    def sha256(self) -> str:
-        """Of the bytes read from disk so far."""
-        return self._hash.hexdigest()
+    def rewind(self) -> None:
+        """Go back to the first byte; what is read again counts in no checksum of the file."""
+        self._hash = None
+        self._begin()
+
+    def _begin(self) -> None:
+        self._handle.seek(0)
+        self._buffer = bytearray()
+        self.position = 0
+        self._chunks = self._inflate() if self.packed else self._plain()
 
     def _check_name(self, head: bytes) -> None:
         """Refuse content that is not what the name says, by what it is instead."""
-        text = head.lstrip()[:64].lower()
-        if text.startswith((b"<!doctype", b"<html", b"<?xml")):
-            raise self.file.refuse(
-                "E_NOT_NIFTI", "looks like a web page: a failed download", "download it again"
-            )
-        if text.startswith(b"version https://git-lfs") or b"/annex/objects/" in head:
-            raise self.file.refuse(
-                "E_POINTER", "a git-lfs or DataLad pointer, not the image", "fetch the file first"
-            )
         gzipped = head.startswith(b"\x1f\x8b")
-        if self.packed and not gzipped:
-            is_nifti = len(head) >= 348 and head[344:347] in (b"n+1", b"ni1")
-            if is_nifti:
-                raise self.file.refuse("E_NAME", "not gzip data", "rename it to .nii")
+        if gzipped and not self.packed:
+            raise self.file.refuse("E_NAME", "gzip data", "rename it to .nii.gz")
+        if gzipped:
+            return
+        refuse_other_content(head, self.file)
+        if self.packed and is_nifti(head):
+            raise self.file.refuse("E_NAME", "not gzip data", "rename it to .nii")
+        if self.packed:
             raise self.file.refuse(
                 "E_NOT_NIFTI", "neither gzip nor NIfTI data", "export or download it again"
             )
-        if not self.packed and gzipped:
-            raise self.file.refuse("E_NAME", "gzip data", "rename it to .nii.gz")
 
-    def _read(self) -> bytes:
-        chunk = self._handle.read(CHUNK)
-        self._hash.update(chunk)
+    def _read(self, count: int) -> bytes:
+        chunk = self._handle.read(count)
+        if self._hash is not None:
+            self._hash.update(chunk)
         return chunk
 
     def _plain(self) -> Iterator[bytes]:
-        while chunk := self._read():
+        while chunk := self._read(PLAIN_CHUNK):
             yield chunk
 
     def _inflate(self) -> Iterator[bytes]:
         """Inflate every gzip member; zlib checks the CRC and the length at the end of each."""
         engine = zlib.decompressobj(wbits=31)
-        pending = b""
+        pending, members, inflated, silence = b"", 1, 0, 0
         while True:
-            pending = pending or self._read()
+            pending = pending or self._read(PACKED_CHUNK)
             if not pending:
                 raise self.file.truncated()
             try:
-                plain = engine.decompress(pending, CHUNK)
+                plain = engine.decompress(pending, PLAIN_CHUNK)
             except zlib.error as error:
-                if "incorrect" in str(error) and "check" in str(error) and "data" in str(error):
-                    raise self.file.refuse(
-                        "E_CRC", "the gzip checksum does not match", "copy or download it again"
-                    ) from None
-                raise self.file.refuse(
-                    "E_CORRUPT", "the gzip data is damaged", "copy or download it again"
-                ) from None
+                raise self._damaged(str(error)) from None
+            silence = 0 if plain else silence + len(pending)
             pending = engine.unconsumed_tail
-            yield plain
-            if not engine.eof:
-                continue
-            rest = engine.unused_data or self._read()
-            while rest and not rest.strip(b"\0"):  # zero padding of tapes and tar
-                rest = self._read()
-            if not rest:
-                return
-            if not (rest + self._handle.peek(1) if len(rest) < 2 else rest).startswith(b"\x1f\x8b"):
-                self.file.warn("W_TRAILING", "data after the gzip stream was ignored")
-                while self._read():
-                    pass
-                return
-            engine, pending = zlib.decompressobj(wbits=31), rest
+            inflated += len(plain)
+            if plain:
+                yield plain
+            if engine.eof:
+                pending = self._next_member(engine.unused_data)
+                if not pending:
+                    return
+                engine, members = zlib.decompressobj(wbits=31), members + 1
+            if silence > MAX_SILENCE or members > FREE_MEMBERS + inflated // MIN_MEMBER:
+                raise self.file.refuse(
+                    "E_CORRUPT", "gzip data with next to nothing in it", "compress it again"
+                )
+
+    def _next_member(self, rest: bytes) -> bytes:
+        """Return the start of another gzip member, or nothing where there is none."""
+        rest, passed = rest or self._read(PACKED_CHUNK), 0
+        while rest and not rest.strip(b"\0"):  # zero padding of tapes and tar
+            passed = self._pass(rest, passed)
+            rest = self._read(PACKED_CHUNK)
+        if len(rest) == 1:
+            rest += self._read(1)
+        if not rest or rest.startswith(b"\x1f\x8b"):
+            return rest
+        self.file.warn("W_TRAILING", "data after the gzip stream was ignored")
+        while rest:  # the checksum of the file is of all its bytes
+            passed = self._pass(rest, passed)
+            rest = self._read(PACKED_CHUNK)
+        return b""
+
+    def _pass(self, ignored: bytes, before: int) -> int:
+        if before + len(ignored) > MAX_TAIL:
+            raise self.file.refuse(
+                "E_SIZE", "far more data than its gzip stream", "compress the scan again"
+            )
+        return before + len(ignored)
+
+    def _damaged(self, reason: str) -> ScanError:
+        if "data check" in reason or "length check" in reason:
+            return self.file.refuse("E_CRC", "the gzip checksum does not match", COPY_AGAIN)
+        return self.file.refuse("E_CORRUPT", "the gzip data is damaged", COPY_AGAIN)
 
     def peek(self, count: int) -> bytes:
         """Return the next ``count`` plain bytes, fewer at the end, without passing them."""
@@ -145,38 +144,65 @@ class ByteStream:
             self._buffer += chunk
         return bytes(self._buffer[:count])
 
-    def take(self, count: int) -> bytearray:
-        """Return exactly the next ``count`` plain bytes."""
-        parts = bytearray(count)  # one block: no copy grows while the file is read
-        have = min(count, len(self._buffer))
-        parts[:have] = self._buffer[:have]
-        del self._buffer[:have]
-        while have < count:
-            chunk = next(self._chunks, None)
-            if chunk is None:
+    def take(self, count: int, block: int) -> Iterator[bytes]:
+        """Give the next ``count`` plain bytes in blocks of ``block``, the last one shorter.
+
+        Raises:
+            ScanError: There are fewer.
+        """
+        while count > 0:
+            wanted = min(block, count)
+            piece = self.peek(wanted)
+            if len(piece) < wanted:
                 raise self.file.truncated()
-            used = min(count - have, len(chunk))
-            parts[have : have + used] = chunk[:used]
-            self._buffer += chunk[used:]
-            have += used
-        self.position += count
-        return parts
+            del self._buffer[:wanted]
+            self.position += wanted
+            count -= wanted
+            yield piece
 
     def skip_to(self, offset: int) -> None:
         """Pass over the plain bytes before ``offset``."""
-        self.take(offset - self.position)
+        for _ in self.take(offset - self.position, PLAIN_CHUNK):
+            pass
 
     def finish(self) -> None:
-        """Read to the end, so that the checksum of the last byte has been seen."""
+        """Read to the end, so that the checksum of the last byte has been seen.
+
+        Raises:
+            ScanError: The gzip data is damaged, far longer than it should be, or was written to
+                while it was read.
+        """
+        extra = self._drain()
+        if extra > MAX_TAIL:
+            raise self.file.refuse(
+                "E_SIZE", "far more data than the header announces", "export the scan again"
+            )
+        if extra:
+            self.file.warn("W_TRAILING", f"{extra} bytes after the voxels were ignored")
+        now = os.fstat(self._handle.fileno())
+        if (now.st_size, now.st_mtime_ns) != (self._info.st_size, self._info.st_mtime_ns):
+            raise self.file.refuse(
+                "E_CHANGED", "it changed while it was read", "try again when it is complete"
+            )
+        if self._hash is not None:
+            self.sha256 = self._hash.hexdigest()
+
+    def damage(self) -> ScanError | None:
+        """Look for a reason why a header makes no sense: was the gzip data hurt on its way?"""
+        if not self.packed:
+            return None
+        try:
+            self._drain()
+        except ScanError as error:
+            return error
+        return None
+
+    def _drain(self) -> int:
+        """Read on, though not without end; return the number of plain bytes."""
         extra = len(self._buffer)
         self._buffer.clear()
         for chunk in self._chunks:
             extra += len(chunk)
             if extra > MAX_TAIL:
-                raise self.file.refuse(
-                    "E_SIZE",
-                    "far more data than the header announces",
-                    "export the scan again",
-                )
-        if extra:
-            self.file.warn("W_TRAILING", f"{extra} bytes after the voxels were ignored")
+                break
+        return extra

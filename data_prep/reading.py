@@ -19,16 +19,15 @@ import numpy.typing as npt
 from . import nifti
 from .errors import ScanError, printable
 from .nifti_geometry import is_usable_affine
+from .overrides import NONE, Overrides
+from .plausibility import refuse_intensities, refuse_parcels, refuse_size, unusual_spacing
+from .voxel_census import Census
 
 FloatArray = npt.NDArray[np.float32]
 Affine = npt.NDArray[np.float64]
 
-MAX_NONFINITE = 1e-3  #: share of NaN or infinite voxels that is set to 0 with a warning
 MIN_VOXELS = 32
 MIN_EXTENT_MM = 60.0
-MIN_SPACING_MM, MAX_SPACING_MM = 0.3, 5.0
-MAX_INTENSITY = 1e6
-MAX_LABELS = 64  #: a volume with no more distinct values than this, all whole, is a label map
 
 
 @dataclass(frozen=True)
@@ -71,6 +70,7 @@ def read_scan(
     *,
     min_voxels: int = MIN_VOXELS,
     min_extent_mm: float = MIN_EXTENT_MM,
+    overrides: Overrides = NONE,
 ) -> Scan:
     """Read one NIfTI image (``.nii`` or ``.nii.gz``) and refuse what a model must not see.
 
@@ -78,29 +78,37 @@ def read_scan(
         path: File to read; its name may be in any case and any script.
         min_voxels: Fewest voxels along an axis.
         min_extent_mm: Smallest field of view along an axis.
+        overrides: What the user vouches for, where the file alone would be refused.
 
     Returns:
         The scan on its own grid; singleton fourth axes are squeezed away.
 
     Raises:
         ScanError: The file is missing, damaged, not NIfTI, not one 3D image of numbers, or what it
-            holds is no brain scan (constant, NaN, a label map, far too small).
+            holds is no brain scan (constant, NaN, CT, a label map, far too small).
     """
     path = Path(path)
-    image = nifti.read(path)
-    data, notes = _finite(image.data, path)
-    scan = Scan(
-        path=path,
-        data=data,
-        affine=image.affine,
-        header=image.header,
-        dtype=image.dtype,
-        warnings=(*image.warnings, *notes, *_unusual(data, image.affine)),
-        sha256=image.sha256,
-    )
-    _refuse_small(scan, min_voxels, min_extent_mm)
-    _refuse_empty(scan)
-    return scan
+    notes: list[str] = []
+    with nifti.NiftiFile(path, overrides) as file:
+        refuse_size(
+            file.shape, file.affine, path, min_voxels=min_voxels, min_extent_mm=min_extent_mm
+        )
+
+        def judge(census: Census) -> None:
+            notes.extend(refuse_intensities(census, path, force=overrides.content))
+
+        data = file.voxels(judge)
+        notes += refuse_parcels(data, path, force=overrides.content)
+        notes += unusual_spacing(file.affine)
+        return Scan(
+            path=path,
+            data=data,
+            affine=file.affine,
+            header=file.header,
+            dtype=file.dtype,
+            warnings=(*file.warnings, *notes),
+            sha256=file.sha256,
+        )
 
 
 def scan_from_array(
@@ -142,16 +150,19 @@ def scan_from_array(
             code="E_AFFINE",
             file=path,
         )
+    x, y, z = values.shape
+    refuse_size((x, y, z), matrix, path, min_voxels=min_voxels, min_extent_mm=min_extent_mm)
     header = nib.Nifti1Header()
     header.set_data_shape(values.shape)
     header.set_sform(matrix, code=2)
     header.set_qform(matrix, code=2, strip_shears=True)
     header.set_xyzt_units("mm")
-    clean, notes = _finite(values.astype(np.float32), path)
-    scan = Scan(path, clean, matrix, header, values.dtype, notes)
-    _refuse_small(scan, min_voxels, min_extent_mm)
-    _refuse_empty(scan)
-    return scan
+    clean = np.array(values, dtype=np.float32, order="C")
+    census = Census()
+    census.add(clean.reshape(-1))
+    notes = refuse_intensities(census, path, force=False)
+    notes += refuse_parcels(clean, path, force=False)
+    return Scan(path, clean, matrix, header, values.dtype, notes)
 
 
 def read_mask(path: str | os.PathLike[str], *, like: Scan) -> npt.NDArray[np.bool_]:
@@ -161,73 +172,16 @@ def read_mask(path: str | os.PathLike[str], *, like: Scan) -> npt.NDArray[np.boo
         ScanError: The file is damaged, or on another grid.
     """
     path = Path(path)
-    image = nifti.read(path)
-    if image.data.shape != like.data.shape or not np.allclose(image.affine, like.affine, atol=1e-3):
-        raise ScanError(
-            f"its grid {image.data.shape} is not that of {printable(like.path.name)} {like.shape}",
-            "resample the mask onto the scan",
-            code="E_GRID",
-            file=path,
-        )
-    return image.data > 0
-
-
-def _finite(data: FloatArray, path: Path) -> tuple[FloatArray, tuple[str, ...]]:
-    """Set a few NaN and infinite voxels to 0; refuse more than a few."""
-    bad = ~np.isfinite(data)
-    count = int(bad.sum())
-    if count == 0:
-        return data, ()
-    if count > MAX_NONFINITE * data.size:
-        raise ScanError(
-            f"{count} of {data.size} voxels are NaN or infinite",
-            "export the scan again, or repair it before use",
-            code="E_NONFINITE",
-            file=path,
-        )
-    data = np.where(bad, np.float32(0), data)
-    return data, (f"W_NONFINITE: {count} NaN or infinite voxels set to 0",)
-
-
-def _unusual(data: FloatArray, affine: Affine) -> tuple[str, ...]:
-    """Warn of voxel sizes and intensities that no scan in training had."""
-    notes = []
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    if spacing.max() > MAX_SPACING_MM or spacing.min() < MIN_SPACING_MM:
-        sizes = " x ".join(f"{s:.2g}" for s in spacing)
-        notes.append(f"W_RANGE: voxels of {sizes} mm are outside what the models were made for")
-    if (largest := float(np.abs(data).max())) > MAX_INTENSITY:
-        notes.append(f"W_RANGE: intensities reach {largest:.2g}")
-    return tuple(notes)
-
-
-def _refuse_small(scan: Scan, min_voxels: int, min_extent_mm: float) -> None:
-    extent = [n * s for n, s in zip(scan.shape, scan.spacing, strict=True)]
-    if min(scan.shape) < min_voxels or min(extent) < min_extent_mm:
-        grid = "x".join(map(str, scan.shape))
-        size = " x ".join(f"{e:.0f}" for e in extent)
-        raise ScanError(
-            f"too small for a whole-brain volume: {grid} voxels, {size} mm",
-            f"give a 3D scan with at least {min_voxels} voxels and {min_extent_mm:.0f} mm "
-            "along every axis",
-            code="E_SMALL",
-            file=scan.path,
-        )
-
-
-def _refuse_empty(scan: Scan) -> None:
-    low, high = float(scan.data.min()), float(scan.data.max())
-    if low == high:
-        raise ScanError(
-            f"every voxel is {low:g}", "export the scan again", code="E_CONSTANT", file=scan.path
-        )
-    sample = np.unique(scan.data[::3, ::3, ::3])
-    if len(sample) <= MAX_LABELS and np.array_equal(sample, np.rint(sample)):
-        values = np.unique(scan.data)
-        if len(values) <= MAX_LABELS and np.array_equal(values, np.rint(values)):
+    with nifti.NiftiFile(path) as file:
+        if file.shape != like.shape or not np.allclose(file.affine, like.affine, atol=1e-3):
             raise ScanError(
-                f"only {len(values)} distinct whole numbers: it looks like a label map",
-                "give the image it was drawn on",
-                code="E_LABELMAP",
-                file=scan.path,
+                f"its grid {file.shape} is not that of {printable(like.path.name)} {like.shape}",
+                "resample the mask onto the scan",
+                code="E_GRID",
+                file=path,
             )
+        return file.voxels(_accept) > 0
+
+
+def _accept(_: Census) -> None:
+    """Masks may be constant, and are labels."""

@@ -1,5 +1,6 @@
 import itertools
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from voxlate.data_prep import Phantom, Scan, make_phantom, scan_from_array
 
 ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(Path(__file__).parent))  # for scan_corpus, which is no test
 
 
 @pytest.fixture(scope="session")
