@@ -31,6 +31,8 @@ class TranslationNetwork(nn.Module):
         normalization: The preprocessing the weights expect (percentiles, spacing).
         shifts: Moves (voxels along each axis) of the volume against the autoencoder's blocks, over
             which a translation is averaged; none for a single pass.
+        least_size: Voxels on each axis that the networks are shown at least, background around a
+            smaller head; none if any size will do.
         schedule: ``num_train_timesteps``, ``beta_start``, ``beta_end`` and ``prediction_type``.
         text: Descriptions of the modalities in their order, for a denoiser that reads them. Its key
             joins the contract.
@@ -54,6 +56,7 @@ class TranslationNetwork(nn.Module):
         normalization: Mapping[str, Any],
         schedule: Mapping[str, Any],
         shifts: Sequence[Sequence[int]] = (),
+        least_size: Sequence[int] = (),
         text: TextKnowledge | None = None,
     ) -> None:
         super().__init__()
@@ -68,6 +71,7 @@ class TranslationNetwork(nn.Module):
         self.modalities = list(modalities)
         self.quantized = quantized
         self.shifts = [list(shift) for shift in shifts]
+        self.least_size = list(least_size)
         facts = {
             "modalities": list(modalities),
             "quantized": quantized,

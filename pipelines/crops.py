@@ -136,21 +136,34 @@ def random_foreground(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.asarray(mask.shape) // 2
 
 
-def whole_view(mask: np.ndarray, multiple: int, margin: int = MARGIN) -> View:
+def middle_slices(mask: np.ndarray, count: int) -> np.ndarray:
+    """The foreground (x, y, z) within so many axial slices about its middle one."""
+    present = np.flatnonzero(mask.any(axis=(0, 1)))
+    first = max((int(present[0]) + int(present[-1]) + 1 - count) // 2, 0)
+    kept = np.zeros_like(mask)
+    kept[:, :, first : first + count] = mask[:, :, first : first + count]
+    return kept
+
+
+def whole_view(
+    mask: np.ndarray, multiple: int, margin: int = MARGIN, *, least: Sequence[int] = ()
+) -> View:
     """The foreground's bounding box with a margin, grown at both ends to a multiple on every axis.
 
     Args:
         mask: Foreground (x, y, z), not empty.
         multiple: Of every side, the autoencoder's downsampling.
         margin: Voxels of background kept around the foreground.
+        least: Smallest size; none by default.
     """
     corner, size = [], []
     for axis in range(3):
         present = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
         low, high = int(present[0]) - margin, int(present[-1]) + 1 + margin
-        extra = -(high - low) % multiple
-        corner.append(low - extra // 2)
-        size.append(high - low + extra)
+        wanted = max(high - low, least[axis] if least else 0)
+        wanted += -wanted % multiple
+        corner.append(low - (wanted - (high - low)) // 2)
+        size.append(wanted)
     return view_at(corner, size)
 
 

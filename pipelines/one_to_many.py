@@ -27,12 +27,13 @@ class OneToMany:
 
     The networks see the whole head and a margin around it, as in training (their norms average over
     what they see, so a wider empty border would shift intensities), padded with background to the
-    autoencoder's multiple. A network with ``shifts`` sees the head once for each, moved by so many
-    voxels against the autoencoder's blocks, and the answers are averaged (cycle spinning: Coifman
-    and Donoho 1995): no block's border shows in all of them. What lies outside is background in the
-    answer: no voxel is dropped. Decoding goes one target at a time, since that is where memory
-    peaks. A GPU without memory for all targets at once denoises fewer at a time; the noise belongs
-    to (seed, case, target), so nothing else changes.
+    autoencoder's multiple and the network's ``least_size``, if it has one. A network with
+    ``shifts`` sees the head once for each, moved by so many voxels against the autoencoder's
+    blocks, and the answers are averaged (cycle spinning: Coifman and Donoho 1995): no block's
+    border shows in all of them. What lies outside is background in the answer: no voxel is dropped.
+    Decoding goes one target at a time, since that is where memory peaks. A GPU without memory for
+    all targets at once denoises fewer at a time; the noise belongs to (seed, case, target), so
+    nothing else changes.
 
     Args:
         network: Autoencoder, prior and denoiser with their weights, in eval mode.
@@ -106,7 +107,8 @@ class OneToMany:
         known = list(self.network.modalities)
         report("encode", 0, 1)
         autoencoder: Any = self.network.autoencoder
-        latent = self.network.encode(pad_to_multiple(shown, autoencoder.downsampling))
+        shown = pad_to_multiple(shown, autoencoder.downsampling, least=self.network.least_size)
+        latent = self.network.encode(shown)
         slots = latent.new_zeros((1, len(known), *latent.shape[1:]))
         slots[:, known.index(source)] = latent
         report("encode", 1, 1)
@@ -214,9 +216,17 @@ def head_box(volume: Tensor, margin: int = MARGIN) -> list[slice]:
     return box
 
 
-def pad_to_multiple(volume: Tensor, multiple: int) -> Tensor:
-    """Add background behind each spatial axis of (b, 1, *size) until its size is a multiple."""
-    missing = [-length % multiple for length in volume.shape[2:]]
+def pad_to_multiple(volume: Tensor, multiple: int, *, least: Sequence[int] = ()) -> Tensor:
+    """Add background behind each spatial axis of (b, 1, *size) until its size is a multiple.
+
+    Args:
+        volume: Intensity, background -1.
+        multiple: Of every size.
+        least: Smallest size; none by default.
+    """
+    size = volume.shape[2:]
+    wanted = [max(pair) for pair in zip(size, least, strict=True)] if least else list(size)
+    missing = [goal + -goal % multiple - now for goal, now in zip(wanted, size, strict=True)]
     pads = [amount for length in reversed(missing) for amount in (0, length)]
     return F.pad(volume, pads, value=BACKGROUND)
 

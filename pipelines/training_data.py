@@ -1,14 +1,7 @@
-"""Training data: cases preprocessed once, samples that are a function of (seed, number)."""
+"""Training data: samples that are a function of (seed, number) alone."""
 
-import hashlib
-import json
-import logging
-import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatch
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,102 +9,25 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from voxlate.data_prep import NoInputError, Preprocessing, ScanError, read_scan
-from voxlate.data_prep.cases import Case
+from voxlate.data_prep import NoInputError
 
-from .crops import Augmentation, View, random_view, read_view, whole_view
+from .crops import Augmentation, View, middle_slices, random_view, read_view, whole_view
+from .prepared_cases import PreparedCase, pair, prepare_case, prepare_cases
 from .ranks import ranks
+from .validation_data import ValidationPairs, ValidationVolumes
 
-logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class PreparedCase:
-    """One session's contrasts on one grid: float16 ``.npy`` files, mapped, never loaded whole.
-
-    Args:
-        case_id: Name of the case.
-        volumes: Modality to file (x, y, z), intensities in [-1, 1].
-        mask: File of the foreground (bool): inside the head in any contrast.
-    """
-
-    case_id: str
-    volumes: Mapping[str, Path]
-    mask: Path
-
-    def volume(self, modality: str) -> np.ndarray:
-        """The volume of a contrast, memory-mapped."""
-        return np.load(self.volumes[modality], mmap_mode="r")
-
-    def foreground(self) -> np.ndarray:
-        """The foreground, memory-mapped."""
-        return np.load(self.mask, mmap_mode="r")
-
-
-def prepare_cases(
-    cases: Sequence[Case],
-    preprocessing: Preprocessing,
-    cache_dir: str | os.PathLike[str],
-) -> list[PreparedCase]:
-    """Preprocess cases into a cache folder, each once: what is there already is used.
-
-    A case is found again by its files (path, size and time of change) and the preprocessing. One
-    that cannot be prepared (its contrasts lie on different grids, a file is damaged) is left out,
-    with a warning.
-
-    Args:
-        cases: Such as ``find_cases`` gives; the scans of a case lie on one grid.
-        preprocessing: Of the model.
-        cache_dir: Where the arrays go; about 10 MB a scan at the default size.
-
-    Raises:
-        NoInputError: Cases were given and none is left.
-    """
-    prepared = []
-    for case in cases:
-        try:
-            prepared.append(prepare_case(case, preprocessing, Path(cache_dir)))
-        except ScanError as error:
-            logger.warning(f"case {case.id} is left out: {error}")
-    if cases and not prepared:
-        raise NoInputError(
-            f"none of {len(cases)} cases can be used", "see the warnings before", code="E_NO_CASES"
-        )
-    return prepared
-
-
-def prepare_case(case: Case, preprocessing: Preprocessing, cache_dir: Path) -> PreparedCase:
-    """Preprocess one case, or find it in the cache; see ``prepare_cases``.
-
-    Raises:
-        ScanError: A scan cannot be used.
-    """
-    facts: list[Any] = ["1", repr(preprocessing)]
-    for modality, file in sorted(case.files.items()):
-        found = Path(file).resolve()
-        stat = found.stat()
-        facts.append([modality, str(found), stat.st_size, stat.st_mtime_ns])
-    folder = cache_dir / hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
-    if not folder.is_dir():
-        read = {modality: read_scan(file) for modality, file in case.files.items()}
-        plan = preprocessing.plan(*read.values())
-        building = cache_dir / f".{folder.name}.{os.getpid()}.tmp"
-        building.mkdir(parents=True)
-        try:
-            mask = np.zeros(plan.shape, dtype=bool)
-            for modality, scan in read.items():
-                volume = preprocessing.apply(scan, plan)
-                mask |= volume.foreground[0].numpy()
-                np.save(building / f"{modality}.npy", volume.volume[0].numpy().astype(np.float16))
-            np.save(building / "foreground.npy", mask)
-            building.rename(folder)
-        except OSError:
-            if not folder.is_dir():  # else another process was first
-                raise
-        finally:
-            shutil.rmtree(building, ignore_errors=True)
-    volumes = {modality: folder / f"{modality}.npy" for modality in case.files}
-    return PreparedCase(case.id, volumes, folder / "foreground.npy")
+__all__ = [  # all that a training configuration names
+    "CropDataset",
+    "PairDataset",
+    "PreparedCase",
+    "StepSampler",
+    "ValidationPairs",
+    "ValidationVolumes",
+    "pair",
+    "prepare_case",
+    "prepare_cases",
+    "training_loader",
+]
 
 
 class CropDataset(Dataset):
@@ -128,6 +44,8 @@ class CropDataset(Dataset):
             to case).
         multiple: Of every side of a whole foreground, the autoencoder's downsampling.
         min_foreground: Wanted share of foreground in a crop.
+        slices: Show crops centred on so many axial slices in the middle of the foreground; None
+            for all.
         target_weights: How often each modality is shown; None shows all alike, however many cases
             have it.
         case_weights: Pattern of case ids to how often such a case is shown, beside 1 for the rest;
@@ -147,6 +65,7 @@ class CropDataset(Dataset):
         crop_size: Sequence[int] | int | None,
         multiple: int = 4,
         min_foreground: float = 0.3,
+        slices: int | None = None,
         target_weights: Mapping[str, float] | None = None,
         case_weights: Mapping[str, float] | None = None,
         augmentation: Augmentation | None = None,
@@ -154,7 +73,7 @@ class CropDataset(Dataset):
     ) -> None:
         self.data, self.modalities = list(data), list(modalities)
         self.crop_size = (crop_size,) * 3 if isinstance(crop_size, int) else crop_size
-        self.multiple, self.min_foreground = multiple, min_foreground
+        self.multiple, self.min_foreground, self.slices = multiple, min_foreground, slices
         self.augmentation, self.seed = augmentation, seed
         self.having = {
             name: [case for case in self.data if self.usable(case, name)]
@@ -202,6 +121,8 @@ class CropDataset(Dataset):
     def draw_view(self, case: PreparedCase, rng: np.random.Generator) -> View:
         """A place in the case and the way it is turned."""
         mask = case.foreground()
+        if self.slices is not None:
+            mask = middle_slices(mask, self.slices)
         if self.crop_size is None:
             view = whole_view(mask, self.multiple)
         else:
@@ -252,18 +173,21 @@ class PairDataset(CropDataset):
 
     def usable(self, case: PreparedCase, modality: str) -> bool:
         """Whether the case has the modality and something to make it from."""
-        sources = set(case.volumes) & set(self.modalities) - {modality}
-        return modality in case.volumes and bool(sources)
+        return modality in case.volumes and bool(self.sources(case, modality))
+
+    def sources(self, case: PreparedCase, target: str) -> list[int]:
+        """The case's other contrasts that are ever a source, as indices."""
+        return [
+            index
+            for index, name in enumerate(self.modalities)
+            if name in case.volumes and name != target and self.source_weights[name] > 0
+        ]
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """``source``, ``target`` (1, x, y, z), their indices, ``available`` (m,), ``case``."""
         rng = np.random.default_rng([self.seed, index])
         case, target = self.draw_target(rng)
-        others = [
-            other
-            for other, name in enumerate(self.modalities)
-            if name in case.volumes and other != target
-        ]
+        others = self.sources(case, self.modalities[target])
         weights = np.array([self.source_weights[self.modalities[other]] for other in others])
         source = int(rng.choice(others, p=weights / weights.sum()))
         if rng.random() < self.identity_share:
@@ -279,111 +203,6 @@ class PairDataset(CropDataset):
             len(self.modalities),
             case,
         )
-
-
-def pair(
-    source: Tensor,
-    target: Tensor,
-    source_index: int,
-    target_index: int,
-    count: int,
-    case: PreparedCase,
-) -> dict[str, Any]:
-    """A sample of two contrasts as the prior wants it."""
-    return {
-        "source": source,
-        "target": target,
-        "source_index": source_index,
-        "target_index": target_index,
-        "available": torch.arange(count) == source_index,
-        "case": case.case_id,
-    }
-
-
-class ValidationVolumes(Dataset):
-    """Every contrast of every case, whole, in order: ``image``, ``mask``, ``modality``, ``case``.
-
-    Args:
-        data: Prepared cases.
-        modalities: Names in one-hot order.
-        multiple: Of every side, the autoencoder's downsampling.
-    """
-
-    def __init__(
-        self, data: Sequence[PreparedCase], modalities: Sequence[str], *, multiple: int = 4
-    ) -> None:
-        self.data, self.modalities, self.multiple = list(data), list(modalities), multiple
-        self.items = [
-            (case, index)
-            for case in self.data
-            for index, name in enumerate(self.modalities)
-            if name in case.volumes
-        ]
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """See the class."""
-        case, modality = self.items[index]
-        mask = case.foreground()
-        view = whole_view(mask, self.multiple)
-        image = read_view([case.volume(self.modalities[modality])], view)
-        return {
-            "image": image,
-            "mask": read_mask(mask, view),
-            "modality": modality,
-            "case": case.case_id,
-        }
-
-
-class ValidationPairs(Dataset):
-    """Every (source, target) of every case, whole: a ``PairDataset``'s sample and its ``mask``.
-
-    Args:
-        data: Prepared cases.
-        modalities: Names in one-hot order.
-        multiple: Of every side, the autoencoder's downsampling.
-        sources: Only these sources; all if None.
-    """
-
-    def __init__(
-        self,
-        data: Sequence[PreparedCase],
-        modalities: Sequence[str],
-        *,
-        multiple: int = 4,
-        sources: Sequence[str] | None = None,
-    ) -> None:
-        self.data, self.modalities, self.multiple = list(data), list(modalities), multiple
-        self.items = [
-            (case, source, target)
-            for case in self.data
-            for source, source_name in enumerate(self.modalities)
-            for target, target_name in enumerate(self.modalities)
-            if source != target
-            and source_name in case.volumes
-            and target_name in case.volumes
-            and (sources is None or source_name in sources)
-        ]
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """See the class."""
-        case, source, target = self.items[index]
-        mask = case.foreground()
-        view = whole_view(mask, self.multiple)
-        names = [self.modalities[source], self.modalities[target]]
-        crops = read_view([case.volume(name) for name in names], view)
-        sample = pair(crops[:1], crops[1:], source, target, len(self.modalities), case)
-        return {**sample, "mask": read_mask(mask, view)}
-
-
-def read_mask(mask: np.ndarray, view: View) -> Tensor:
-    """The foreground (1, x, y, z) in a view, bool."""
-    return read_view([mask.astype(np.float32) * 2 - 1], view) > 0
 
 
 class StepSampler(Sampler[list[int]]):

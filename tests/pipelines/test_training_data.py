@@ -15,6 +15,7 @@ from voxlate.data_prep.phantom import write_phantom_case
 from voxlate.pipelines.crops import (
     Augmentation,
     View,
+    middle_slices,
     random_view,
     read_view,
     rotation,
@@ -264,3 +265,47 @@ def test_weights_of_cases_and_sources_set_how_often_they_are_shown(
     sources = Counter(sample["source_index"] for sample in shown)
     assert sources[1] == 0  # t1ce
     assert sources[0] == pytest.approx(320, abs=40)
+
+
+def test_slices_are_of_the_middle_alone() -> None:
+    mask = np.zeros((4, 4, 20), dtype=bool)
+    mask[1:3, 1:3, 5:15] = True
+    kept = middle_slices(mask, 4)
+    assert np.flatnonzero(kept.any(axis=(0, 1))).tolist() == [8, 9, 10, 11]
+    assert kept.sum() == 4 * 4
+    np.testing.assert_array_equal(middle_slices(mask, 30), mask)
+
+
+def test_training_slices_lie_in_the_middle_and_have_the_size_asked_for(
+    cases: list[PreparedCase],
+) -> None:
+    shown = []
+    data = CropDataset(cases, MODALITIES, crop_size=[40, 40, 1], min_foreground=0.0, slices=2)
+    for index in range(12):
+        rng = np.random.default_rng([0, index])
+        case, _ = data.draw_target(rng)
+        view = data.draw_view(case, rng)
+        assert view.size == (40, 40, 1)
+        present = np.flatnonzero(case.foreground().any(axis=(0, 1)))
+        shown.append(view.centre[2] - (present[0] + present[-1]) / 2)
+        assert data[index]["image"].shape == (1, 40, 40, 1)
+    assert max(abs(np.array(shown))) <= 1
+    assert len(set(shown)) > 1
+
+
+def test_whole_view_is_never_smaller_than_asked_for() -> None:
+    mask = np.zeros((30, 30, 30), dtype=bool)
+    mask[10:20, 5:25, 12:15] = True
+    view = whole_view(mask, 4, 2, least=(22, 16, 1))
+    assert view.size == (24, 24, 8)
+    assert view.centre[:2] == (14.5, 14.5)
+
+
+def test_contrasts_without_weight_are_never_sources(cases: list[PreparedCase]) -> None:
+    weights = dict.fromkeys(MODALITIES, 0.0) | {"t1": 1.0}
+    data = PairDataset(cases, MODALITIES, crop_size=8, source_weights=weights)
+    pairs = [data[index] for index in range(20)]
+    assert {sample["source_index"] for sample in pairs} == {MODALITIES.index("t1")}
+    assert MODALITIES.index("t1") not in {sample["target_index"] for sample in pairs}
+    with pytest.raises(NoInputError):
+        PairDataset(cases, MODALITIES, crop_size=8, source_weights=dict.fromkeys(MODALITIES, 0.0))

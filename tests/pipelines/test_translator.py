@@ -190,6 +190,19 @@ def test_padding_is_background_behind_the_volume() -> None:
     padded = pad_to_multiple(torch.ones(1, 1, 4, 5, 8), 4)
     assert padded.shape == (1, 1, 4, 8, 8)
     assert (padded[..., :5, :] == 1).all() and (padded[..., 5:, :] == -1).all()
+    assert pad_to_multiple(torch.ones(1, 1, 4, 5, 8), 4, least=(9, 5, 1)).shape[2:] == (12, 8, 8)
+
+
+def test_networks_are_shown_the_least_size_they_ask_for(known: SimpleNamespace) -> None:
+    sizes = []
+    known.network.least_size = [12, 4, 10]
+    known.network.denoiser.register_forward_pre_hook(
+        lambda _, seen, __: sizes.append(tuple(seen[0].shape[2:])), with_kwargs=True
+    )
+    volume = torch.rand(1, 1, 8, 8, 8) - 0.5
+    made = OneToMany(known.network, known.scheduler, steps=1)(volume, source="t1", targets=["t2"])
+    assert sizes == [(12, 8, 12)]
+    torch.testing.assert_close(made[:, 0], (volume + 2 * known.shift)[:, 0].clamp(-1, 1))
 
 
 def test_bundle_gives_network_scheduler_steps_and_origin(
