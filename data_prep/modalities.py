@@ -21,6 +21,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "pd": ("pdw",),
     "dwi": (),
     "ct": (),
+    "mr": (),
 }
 _NAMES = {alias: name for name, aliases in ALIASES.items() for alias in (name, *aliases)}
 _CONTRAST_AGENT = {"gadolinium", "gd", "gad", "post", "postcontrast"}
@@ -54,6 +55,8 @@ def guess_modality(path: str | os.PathLike[str]) -> str | None:
     """
     tokens = [t for t in re.split(r"[^a-z0-9]+", PurePath(path).name.lower()) if t]
     found = {_NAMES[token] for token in tokens if token in _NAMES}
+    if tokens[:1] != ["mr"] or len(found) > 1:
+        found -= {"mr"}  # SynthRAD's mr.nii.gz, but "brain_mr" names no contrast
     if found == {"t1"} and _CONTRAST_AGENT & set(tokens):
         return "t1ce"
     return found.pop() if len(found) == 1 else None
