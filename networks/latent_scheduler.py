@@ -57,11 +57,7 @@ class LatentScheduler(Scheduler, ABC):
         Raises:
             ValueError: They differ; names the first difference.
         """
-        found = self.facts()
-        for name in sorted(found.keys() | trained.keys()):
-            wanted, have = trained.get(name, "not used"), found.get(name, "not used")
-            if wanted != have:
-                raise ValueError(f"the network's {name} is {wanted}, the scheduler's {have}")
+        refuse_difference(trained, self.facts())
 
     def set_timesteps(
         self, num_inference_steps: int, device: str | torch.device | None = None
@@ -160,6 +156,18 @@ class LatentScheduler(Scheduler, ABC):
                 f"({visited[0]} to {visited[-1]})"
             )
         return visited.index(int(timestep))
+
+
+def refuse_difference(trained: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+    """Compare a network's schedule with a scheduler's.
+
+    Raises:
+        ValueError: They differ; names the first difference.
+    """
+    for name in sorted(found.keys() | trained.keys()):
+        wanted, have = trained.get(name, "not used"), found.get(name, "not used")
+        if wanted != have:
+            raise ValueError(f"the network's {name} is {wanted}, the scheduler's {have}")
 
 
 def refuse_other_shape(prediction: Tensor, sample: Tensor) -> None:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .latent_scheduler import LatentScheduler, at_timesteps, refuse_other_shape
+from .latent_scheduler import LatentScheduler, at_timesteps, refuse_difference, refuse_other_shape
 from .schedule import (
     PredictionType,
     Spacing,
@@ -18,7 +18,8 @@ from .schedule import (
     spaced_timesteps,
 )
 
-FACTS = ("num_train_timesteps", "beta_start", "beta_end", "prediction_type", "start_timestep")
+DIFFUSION_FACTS = ("num_train_timesteps", "beta_start", "beta_end", "prediction_type")
+"""What of a schedule a denoiser depends on; ``start_timestep`` too where it is set."""
 
 
 class NoiseScheduler(LatentScheduler, ABC):
@@ -78,7 +79,10 @@ class NoiseScheduler(LatentScheduler, ABC):
 
     def facts(self) -> dict[str, Any]:
         """What a denoiser trained with this scheduler depends on; see ``LatentScheduler``."""
-        return {name: getattr(self, name) for name in FACTS}
+        facts = {name: getattr(self, name) for name in DIFFUSION_FACTS}
+        if self.start_timestep is not None:
+            facts["start_timestep"] = self.start_timestep
+        return facts
 
     def refuse_other(self, trained: Mapping[str, Any]) -> None:
         """Refuse a denoiser of another schedule, or one that was taught fewer timesteps.
@@ -86,15 +90,14 @@ class NoiseScheduler(LatentScheduler, ABC):
         Raises:
             ValueError: As said.
         """
-        if "start_timestep" in trained:
-            taught, ours = trained["start_timestep"], self.start_timestep
-            if taught is not None and (ours is None or ours > taught):
-                raise ValueError(
-                    f"the network was trained up to timestep {taught}, the scheduler begins at "
-                    f"{self.num_used_timesteps - 1}"
-                )
-            trained = {**trained, "start_timestep": ours}
-        super().refuse_other(trained)
+        taught = trained.get("start_timestep", self.num_train_timesteps - 1)
+        if self.num_used_timesteps > taught + 1:
+            raise ValueError(
+                f"the network was trained up to timestep {taught}, the scheduler begins at "
+                f"{self.num_used_timesteps - 1}"
+            )
+        rest = {name: value for name, value in trained.items() if name != "start_timestep"}
+        refuse_difference(rest, {name: getattr(self, name) for name in DIFFUSION_FACTS})
 
     def _spaced(self, count: int) -> Int[Tensor, " count"]:
         used = self.alphas_cumprod[: self.num_used_timesteps]

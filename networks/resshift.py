@@ -9,7 +9,15 @@ from torch import Tensor
 from .latent_scheduler import LatentScheduler, at_timesteps, refuse_other_shape
 from .schedule import EvenSpacing, Generators, draw_noise, even_timesteps
 
-FACTS = ("num_train_timesteps", "kappa", "power", "min_noise_level", "etas_end", "pixel_space")
+RESSHIFT_FACTS = (
+    "num_train_timesteps",
+    "kappa",
+    "power",
+    "min_noise_level",
+    "etas_end",
+    "pixel_space",
+)
+"""What of a schedule a denoiser depends on."""
 
 
 def shift_roots(
@@ -116,7 +124,7 @@ class ResShiftScheduler(LatentScheduler):
 
     def facts(self) -> dict[str, Any]:
         """What a denoiser trained with this scheduler depends on; see ``LatentScheduler``."""
-        return {name: getattr(self, name) for name in FACTS}
+        return {name: getattr(self, name) for name in RESSHIFT_FACTS}
 
     def _spaced(self, count: int) -> Int[Tensor, " count"]:
         return even_timesteps(count, self.num_train_timesteps, self.spacing)

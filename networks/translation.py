@@ -7,9 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .noise_scheduler import DIFFUSION_FACTS
+from .resshift import RESSHIFT_FACTS
 from .text_knowledge import TextKnowledge
 
-SCHEDULE_KEYS = ("num_train_timesteps", "beta_start", "beta_end", "prediction_type")
+START = "start_timestep"
 
 
 class TranslationNetwork(nn.Module):
@@ -33,12 +35,15 @@ class TranslationNetwork(nn.Module):
             which a translation is averaged; none for a single pass.
         least_size: Voxels on each axis that the networks are shown at least, background around a
             smaller head; none if any size will do.
-        schedule: ``num_train_timesteps``, ``beta_start``, ``beta_end`` and ``prediction_type``.
+        schedule: What the denoiser is trained with, the ``facts`` of its scheduler:
+            ``num_train_timesteps``, ``beta_start``, ``beta_end``, ``prediction_type`` and, where
+            training visits no more, ``start_timestep``; or ResShift's ``num_train_timesteps``,
+            ``kappa``, ``power``, ``min_noise_level``, ``etas_end`` and ``pixel_space``.
         text: Descriptions of the modalities in their order, for a denoiser that reads them. Its key
             joins the contract.
 
     Raises:
-        ValueError: A modality is named twice, the schedule lacks a key, or there is not one
+        ValueError: A modality is named twice, the schedule is neither, or there is not one
             description a modality.
     """
 
@@ -62,8 +67,12 @@ class TranslationNetwork(nn.Module):
         super().__init__()
         if len(set(modalities)) != len(modalities):
             raise ValueError(f"modalities must differ, got {list(modalities)}")
-        if set(schedule) != set(SCHEDULE_KEYS):
-            raise ValueError(f"schedule must have exactly {SCHEDULE_KEYS}, got {tuple(schedule)}")
+        schedule = {name: value for name, value in schedule.items() if value is not None}
+        if set(schedule) - {START} != set(DIFFUSION_FACTS) and set(schedule) != set(RESSHIFT_FACTS):
+            raise ValueError(
+                f"schedule must have exactly {DIFFUSION_FACTS}, with {START} or without, or "
+                f"{RESSHIFT_FACTS}, got {tuple(schedule)}"
+            )
         if text is not None and len(text.tokens) != len(modalities):
             raise ValueError(f"{len(text.tokens)} descriptions for {len(modalities)} modalities")
         self.autoencoder, self.prior, self.denoiser = autoencoder, prior, denoiser
@@ -142,10 +151,10 @@ class TranslationNetwork(nn.Module):
             theirs, ours = decode_contract(found), self.facts()
             differ = "; ".join(
                 f"{key}: weights {theirs.get(key)}, configuration {ours.get(key)}"
-                for key in sorted(set(theirs) | set(ours))
-                if theirs.get(key) != ours.get(key)
+                for key in differing_facts(theirs, ours)
             )
-            error_msgs.append(f"the weights were made for something else ({differ})")
+            if differ:
+                error_msgs.append(f"the weights were made for something else ({differ})")
             state_dict = {**state_dict, prefix + "contract": self.contract}
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
@@ -160,3 +169,18 @@ def encode_contract(facts: Mapping[str, Any]) -> Tensor:
 def decode_contract(contract: Tensor) -> dict[str, Any]:
     """Read what ``encode_contract`` wrote."""
     return json.loads(bytes(contract.cpu().tolist()).decode())
+
+
+def differing_facts(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
+    """What of a contract keeps its weights from serving a configuration, by name.
+
+    Weights that were taught more timesteps than the configuration asks for do serve.
+    """
+    differ = [name for name in theirs.keys() | ours.keys() if theirs.get(name) != ours.get(name)]
+    if "schedule" in differ:
+        taught, asked = dict(theirs.get("schedule", {})), dict(ours.get("schedule", {}))
+        most = taught.get("num_train_timesteps", 0) - 1
+        enough = taught.pop(START, most) >= asked.pop(START, most)
+        if enough and taught == asked:
+            differ.remove("schedule")
+    return sorted(differ)

@@ -1,8 +1,7 @@
 """One volume to every wanted contrast: one encode, then the targets are one batch."""
 
 import logging
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from torch.nn import functional as F
 
 from voxlate.data_prep import UsageError, parse_modality
 from voxlate.networks import TranslationNetwork
+from voxlate.networks.latent_scheduler import LatentScheduler
 
 from .crops import BACKGROUND, MARGIN
 from .sampler import sample
@@ -41,13 +41,15 @@ class OneToMany:
         steps: Denoising steps; 0 decodes the prior's own answer.
 
     Raises:
-        ValueError: ``steps`` is negative, or the scheduler is not for the network's noise schedule.
+        UsageError: The scheduler has not so many timesteps.
+        ValueError: It is not for the schedule that the network was trained with.
     """
 
-    def __init__(self, network: TranslationNetwork, scheduler: Any, *, steps: int) -> None:
-        if steps < 0:
-            raise ValueError(f"steps must be 0 or more, got {steps}")
-        _refuse_other_schedule(scheduler, network.facts()["schedule"])
+    def __init__(
+        self, network: TranslationNetwork, scheduler: LatentScheduler, *, steps: int
+    ) -> None:
+        check_steps(scheduler, steps)
+        scheduler.refuse_other(network.facts()["schedule"])
         self.network, self.scheduler, self.steps = network, scheduler, steps
 
     def __call__(
@@ -175,7 +177,7 @@ class OneToMany:
             modality=target,
             noise=draw_noise(generators, slots.shape[2:]).to(slots.device),
             **self.network.text_of(target),
-            start=None if self.scheduler.start_timestep is None else start,
+            start=start,
             generators=generators,
             progress=step_done,
         )
@@ -200,6 +202,22 @@ def resolve_targets(
     if not wanted:
         raise UsageError("no target", "name at least one contrast", code="E_TARGET")
     return source, wanted
+
+
+def check_steps(scheduler: LatentScheduler, steps: int, *, least: int = 0) -> int:
+    """The number of denoising steps, if the scheduler has as many.
+
+    Raises:
+        UsageError: It has not.
+    """
+    most = scheduler.num_used_timesteps
+    if not least <= steps <= most:
+        raise UsageError(
+            f"{steps} denoising steps are not possible with this scheduler",
+            f"give {least} to {most}",
+            code="E_STEPS",
+        )
+    return steps
 
 
 def head_box(volume: Tensor, margin: int = MARGIN) -> list[slice]:
@@ -233,19 +251,3 @@ def pad_to_multiple(volume: Tensor, multiple: int, *, least: Sequence[int] = ())
 
 def _silent(stage: str, done: int, total: int) -> None:
     """Report nothing."""
-
-
-def _refuse_other_schedule(scheduler: Any, schedule: Mapping[str, Any]) -> None:
-    """Weights trained on one noise schedule give noise on another."""
-    found = {
-        "num_train_timesteps": scheduler.num_train_timesteps,
-        "beta_start": float(scheduler.betas[0]),
-        "beta_end": float(scheduler.betas[-1]),
-        "prediction_type": scheduler.prediction_type,
-    }
-    for name, wanted in schedule.items():
-        have = found[name]
-        if have != wanted and not (
-            isinstance(have, float) and math.isclose(have, wanted, rel_tol=1e-4)
-        ):
-            raise ValueError(f"the network's {name} is {wanted}, the scheduler's {have}")

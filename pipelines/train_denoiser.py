@@ -1,17 +1,17 @@
 """Stage 3: teach the denoiser to sample the target's latent, given what the prior says."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from monai.inferers import Inferer
 from monai.utils.enums import CommonKeys as Keys
 from torch import Tensor
-from torch.nn import functional as F
 
-from voxlate.networks.noise_scheduler import NoiseScheduler
+from voxlate.networks.latent_scheduler import LatentScheduler, refuse_difference
 from voxlate.networks.translation import TranslationNetwork
 
+from .one_to_many import check_steps
 from .ranks import over_ranks
 from .sampler import sample
 from .seeds import case_noise
@@ -22,22 +22,34 @@ from .training import StageTrainer
 class DenoiserTrainer(StageTrainer):
     """Train ``network.denoiser`` with the autoencoder and the prior frozen.
 
-    x_t = add_noise(target latent, noise, t) with t uniform over those that sampling may visit; loss
-    = mean squared error to the scheduler's prediction type (ALDM eq. 2 for epsilon).
+    x_t = add_noise(target latent, noise, t, start = the prior's latent) with t uniform over those
+    that sampling may visit; loss = mean squared error to the scheduler's training target (ALDM
+    eq. 2 for epsilon).
 
     Args:
         network: The whole network, its autoencoder and prior trained.
-        scheduler: A ``NoiseScheduler``: its noise levels and what it has the denoiser predict.
+        scheduler: Its forward process, and what it has the denoiser predict.
+        loss_weights: Weight of a sample's error by its timestep (b,), such as
+            ``ResShiftScheduler.loss_weights`` (DFBK eq. 4); every one 1 unless given.
         stage: See ``StageTrainer``, as all other arguments.
+
+    Raises:
+        ValueError: The scheduler is not the one that the network's contract names.
     """
 
     stage = "denoiser"
 
     def __init__(
-        self, network: TranslationNetwork, *, scheduler: NoiseScheduler, **stage: Any
+        self,
+        network: TranslationNetwork,
+        *,
+        scheduler: LatentScheduler,
+        loss_weights: Callable[[Tensor], Tensor] | None = None,
+        **stage: Any,
     ) -> None:
+        refuse_difference(network.facts()["schedule"], scheduler.facts())
         super().__init__(network, network.denoiser, **stage)
-        self.scheduler = scheduler
+        self.scheduler, self.loss_weights = scheduler, loss_weights
         self.denoiser = over_ranks(network.denoiser, self.state.device)
 
     def losses(self, batch: dict[str, Any], generator: torch.Generator) -> dict[str, Tensor]:
@@ -46,21 +58,24 @@ class DenoiserTrainer(StageTrainer):
             volumes = torch.cat([batch["source"], batch["target"]])
             source, clean = self.network.encode(volumes).float().chunk(2)
             slots = source_slots(source, batch["available"])
-            concat = self.network.prior(slots, batch["available"], batch["target_index"]).concat
+            prior = self.network.prior(slots, batch["available"], batch["target_index"])
         noise = torch.randn(clean.shape, generator=generator).to(clean.device)
         steps = self.scheduler.num_used_timesteps
         timesteps = torch.randint(steps, clean.shape[:1], generator=generator).to(clean.device)
-        x_t = self.scheduler.add_noise(original_samples=clean, noise=noise, timesteps=timesteps)
+        x_t = self.scheduler.add_noise(clean, noise, timesteps, start=prior.start.float())
         wanted = self.scheduler.training_target(clean, noise, timesteps)
         prediction = self.inferer(
-            x_t,
+            self.scheduler.model_input(x_t, timesteps),
             self.denoiser,
             timesteps,
-            concat=concat.float() if concat.shape[1] else None,
+            concat=prior.concat.float() if prior.concat.shape[1] else None,
             modality=batch["target_index"],
             **self.network.text_of(batch["target_index"]),
         )
-        return {Keys.LOSS: F.mse_loss(prediction.float(), wanted.float())}
+        errors = (prediction.float() - wanted.float()).square().flatten(1).mean(1)
+        if self.loss_weights is not None:
+            errors = errors * self.loss_weights(timesteps).to(errors)
+        return {Keys.LOSS: errors.mean()}
 
 
 class TranslateBySampling(Inferer):
@@ -70,9 +85,13 @@ class TranslateBySampling(Inferer):
         scheduler: A solver with ``set_timesteps``, ``timesteps`` and ``step``.
         steps: Network evaluations.
         seed: Of the noise, together with the case and the target's index.
+
+    Raises:
+        UsageError: The scheduler has not so many timesteps.
     """
 
-    def __init__(self, scheduler: NoiseScheduler, *, steps: int = 10, seed: int = 0) -> None:
+    def __init__(self, scheduler: LatentScheduler, *, steps: int = 10, seed: int = 0) -> None:
+        check_steps(scheduler, steps, least=1)
         self.scheduler, self.steps, self.seed = scheduler, steps, seed
 
     def __call__(
@@ -98,7 +117,7 @@ class TranslateBySampling(Inferer):
             modality=target,
             noise=noise.to(latent.device),
             **network.text_of(target),
-            start=None if self.scheduler.start_timestep is None else prior.start,
+            start=prior.start,
         )
         return {
             "source": inputs["source"],

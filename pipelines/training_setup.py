@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.optimizer import Optimizer
 
 from voxlate.data_prep import WeightsError
-from voxlate.networks.translation import TranslationNetwork, decode_contract
+from voxlate.networks.translation import TranslationNetwork, decode_contract, differing_facts
 
 from .checkpoint import read_weights
 
@@ -64,8 +64,8 @@ def load_network(
             file=weights,
         )
     theirs, ours = decode_contract(kept["contract"]), network.facts()
-    for fact in set(ours) - free:
-        if theirs.get(fact) != ours[fact]:
+    for fact in differing_facts(theirs, ours):
+        if fact in ours and fact not in free:
             raise WeightsError(
                 f"made for {fact} {theirs.get(fact)}, the network file says {ours[fact]}",
                 "use the network file that the stage before was trained with",

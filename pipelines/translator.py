@@ -7,13 +7,13 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
-from voxlate.data_prep import Preprocessing, Scan, UsageError
+from voxlate.data_prep import Preprocessing, Scan
 from voxlate.networks import TranslationNetwork
 
 from .bundle import Origin, read_bundle
 from .case_steps import Clock, Made, Request, Translation, finish_case, read_case, stem
 from .device import autocast_dtype, choose_device, inference_context
-from .one_to_many import OneToMany, Progress, resolve_targets
+from .one_to_many import OneToMany, Progress, check_steps, resolve_targets
 
 
 class Translator:
@@ -152,15 +152,7 @@ class Translator:
         Raises:
             UsageError: The scheduler has not so many.
         """
-        steps = self.steps if steps is None else steps
-        most = self.scheduler.num_used_timesteps
-        if not 0 <= steps <= most:
-            raise UsageError(
-                f"{steps} denoising steps are not possible",
-                f"give 0 to {most}",
-                code="E_STEPS",
-            )
-        return steps
+        return check_steps(self.scheduler, self.steps if steps is None else steps)
 
     def compute(self, volume: Tensor, request: Request, progress: Progress | None = None) -> Made:
         """Run the networks on a prepared volume.

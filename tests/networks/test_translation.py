@@ -1,11 +1,13 @@
 """The composite network: scaling, prior-only translation, the contract of the weights."""
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from voxlate.networks.resshift import ResShiftScheduler
 from voxlate.networks.translation import TranslationNetwork
 from voxlate.networks.vqgan import VQGAN
 
@@ -42,7 +44,9 @@ class Identity(nn.Module):
 
 
 def network(
-    autoencoder: nn.Module | None = None, modalities: tuple[str, ...] = ("t1", "t2")
+    autoencoder: nn.Module | None = None,
+    modalities: tuple[str, ...] = ("t1", "t2"),
+    schedule: Mapping[str, Any] = SCHEDULE,
 ) -> TranslationNetwork:
     return TranslationNetwork(
         autoencoder or Identity(),
@@ -51,7 +55,7 @@ def network(
         modalities=modalities,
         quantized=False,
         normalization={"percentiles": [0.5, 99.5]},
-        schedule=SCHEDULE,
+        schedule=schedule,
     )
 
 
@@ -68,6 +72,44 @@ def test_weights_of_another_modality_order_are_refused() -> None:
     weights = network(modalities=("t2", "t1")).state_dict()
     with pytest.raises(RuntimeError, match="modalities: weights"):
         network().load_state_dict(weights)
+
+
+def with_schedule(**change: object) -> TranslationNetwork:
+    return network(schedule={**SCHEDULE, **change})
+
+
+def test_weights_taught_more_timesteps_serve_fewer() -> None:
+    for taught, asked in ((None, None), (None, 400), (400, 400), (400, 150)):
+        weights = with_schedule(start_timestep=taught).state_dict()
+        net = with_schedule(start_timestep=asked)
+        net.load_state_dict(weights)
+        assert net.facts()["schedule"].get("start_timestep") == asked
+    for taught, asked in ((400, None), (400, 401)):
+        weights = with_schedule(start_timestep=taught).state_dict()
+        with pytest.raises(RuntimeError, match="schedule: weights .*'start_timestep': 400"):
+            with_schedule(start_timestep=asked).load_state_dict(weights)
+    weights = with_schedule(beta_end=0.02).state_dict()
+    with pytest.raises(RuntimeError, match="schedule: weights"):
+        with_schedule(start_timestep=400).load_state_dict(weights)
+
+
+def test_schedule_of_resshift_is_part_of_the_contract() -> None:
+    facts = ResShiftScheduler().facts()
+    net = network(schedule=facts)
+    assert net.facts()["schedule"] == facts
+    network(schedule=facts).load_state_dict(net.state_dict())
+    for other in (SCHEDULE, {**facts, "kappa": 1.0}, ResShiftScheduler(15).facts()):
+        with pytest.raises(RuntimeError, match="schedule: weights"):
+            network(schedule=other).load_state_dict(net.state_dict())
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [{}, {**SCHEDULE, "kappa": 2.0}, {**ResShiftScheduler().facts(), "start_timestep": 2}],
+)
+def test_schedule_of_no_scheduler_is_refused(schedule: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="schedule must have exactly"):
+        network(schedule=schedule)
 
 
 def test_contract_survives_a_round_trip_and_scale_comes_with_the_weights() -> None:

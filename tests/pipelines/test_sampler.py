@@ -15,8 +15,11 @@ class Halving:
 
     timesteps = torch.tensor([3, 2, 1])
 
-    def add_noise(self, *, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        return original_samples + timesteps.view(-1, 1, 1) * noise
+    def start(self, prior_start: Tensor | None, noise: Tensor) -> Tensor:
+        return noise if prior_start is None else prior_start + 3 * noise
+
+    def model_input(self, x_t: Tensor, timestep: Tensor) -> Tensor:
+        return x_t / timestep
 
     def step(
         self, prediction: Tensor, timestep: Tensor, x_t: Tensor, *, generator: Any
@@ -32,7 +35,7 @@ class Recorder:
         self.calls: list[dict[str, Any]] = []
 
     def __call__(self, x_t: Tensor, timesteps: Tensor, **condition: Any) -> Tensor:
-        self.calls.append({"timesteps": timesteps.tolist(), **condition})
+        self.calls.append({"x_t": x_t, "timesteps": timesteps.tolist(), **condition})
         return timesteps.view(-1, 1, 1).expand_as(x_t).bfloat16()
 
 
@@ -51,11 +54,13 @@ def test_every_timestep_is_visited_once_from_the_first_to_the_last() -> None:
     # 8 -> 8/2+3 = 7 -> 7/2+2 = 5.5 -> 5.5/2+1 = 3.75
     torch.testing.assert_close(result, torch.full((2, 1, 4), 3.75))
     assert [call["timesteps"] for call in denoiser.calls] == [[3, 3], [2, 2], [1, 1]]
+    shown = [float(call["x_t"][0, 0, 0]) for call in denoiser.calls]
+    assert shown == pytest.approx([8 / 3, 7 / 2, 5.5])  # the scheduler's scale of each state
     assert torch.equal(denoiser.calls[0]["modality"], torch.tensor([1, 2]))
     assert denoiser.calls[0]["concat"].shape == (2, 3, 4)
 
 
-def test_start_is_noised_to_the_first_timestep() -> None:
+def test_scheduler_makes_the_first_state_of_start_and_noise() -> None:
     result, _ = run(start=torch.full((2, 1, 4), 2.0), noise=torch.ones(2, 1, 4))
     # 2 + 3 * 1 = 5 -> 5.5 -> 4.75 -> 3.375
     torch.testing.assert_close(result, torch.full((2, 1, 4), 3.375))

@@ -20,8 +20,10 @@ from voxlate.networks.denoiser import Denoiser
 from voxlate.networks.discriminator import patch_discriminator
 from voxlate.networks.dpm_solver import DPMSolverScheduler
 from voxlate.networks.ema import ExponentialMovingAverage
+from voxlate.networks.latent_scheduler import LatentScheduler
 from voxlate.networks.ms_spade import MSSpadeGenerator
 from voxlate.networks.prior import MSSpadePrior
+from voxlate.networks.resshift import ResShiftScheduler
 from voxlate.pipelines.adversary import Adversary
 from voxlate.pipelines.quality_gate import InBrainPSNR, StageEvaluator
 from voxlate.pipelines.sample_pictures import ProgressLine, SamplePictures
@@ -43,6 +45,7 @@ from voxlate.pipelines.training_state import Checkpointing
 
 MODALITIES = ["t1", "t1ce", "t2", "flair"]
 STAGES = ["autoencoder", "prior", "denoiser"]
+RUNS = [*STAGES, "denoiser, shifting"]
 SCHEDULE = {
     "num_train_timesteps": 1000,
     "beta_start": 0.0015,
@@ -66,7 +69,9 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> list[PreparedCase]:
     return prepare_cases(find_cases(folder / "scans", MODALITIES), preprocessing, folder / "cache")
 
 
-def tiny_network(*, quantized: bool = False, **autoencoder: Any) -> TranslationNetwork:
+def tiny_network(
+    *, quantized: bool = False, schedule: dict[str, Any] = SCHEDULE, **autoencoder: Any
+) -> TranslationNetwork:
     torch.manual_seed(0)
     options = {"channels": (8,), "stem_levels": 1, "latent_channels": 4, "num_codes": 32}
     return TranslationNetwork(
@@ -85,7 +90,7 @@ def tiny_network(*, quantized: bool = False, **autoencoder: Any) -> TranslationN
         modalities=MODALITIES,
         quantized=quantized,
         normalization={"percentiles": [0.5, 99.5]},
-        schedule=SCHEDULE,
+        schedule=schedule,
     )
 
 
@@ -97,6 +102,7 @@ def make_trainer(
     steps: int,
     lr: float = 3e-3,
     handlers: tuple[Any, ...] = (),
+    scheduler: LatentScheduler | None = None,
     **options: Any,
 ) -> StageTrainer:
     part = getattr(network, stage)
@@ -119,7 +125,7 @@ def make_trainer(
         return AutoencoderTrainer(network, **common)
     if stage == "prior":
         return PriorTrainer(network, **common)
-    return DenoiserTrainer(network, scheduler=DPMSolverScheduler(**SCHEDULE), **common)
+    return DenoiserTrainer(network, scheduler=scheduler or DPMSolverScheduler(**SCHEDULE), **common)
 
 
 class Losses:
@@ -173,11 +179,14 @@ def adversarial_options() -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("run_of", RUNS)
 @pytest.mark.parametrize("epoch_length", [5, 2])
 def test_a_killed_run_goes_on_bit_for_bit(
-    stage: str, epoch_length: int, cases: list[PreparedCase], tmp_path: Path
+    run_of: str, epoch_length: int, cases: list[PreparedCase], tmp_path: Path
 ) -> None:
+    stage, _, shifting = run_of.partition(", ")
+    scheduler = ResShiftScheduler() if shifting else DPMSolverScheduler(**SCHEDULE)
+
     def run(folder: Path, stop_at: int | None = None) -> dict[str, Tensor]:
         class Kill:
             def attach(self, engine: StageTrainer) -> None:
@@ -192,9 +201,10 @@ def test_a_killed_run_goes_on_bit_for_bit(
         options = adversarial_options() if stage == "autoencoder" else {}
         trainer = make_trainer(
             stage,
-            tiny_network(),
+            tiny_network(schedule=scheduler.facts()),
             cases,
             steps=epoch_length,
+            scheduler=scheduler,
             handlers=(saving, Kill()) if stop_at else (saving,),
             max_epochs=5 if epoch_length == 2 else 2,
             **options,
@@ -220,6 +230,67 @@ def test_a_killed_run_goes_on_bit_for_bit(
     assert straight.keys() == resumed.keys()
     for name, value in straight.items():
         assert torch.equal(value, resumed[name]), name
+
+
+class Zero(nn.Module):
+    """A denoiser that answers 0 and keeps what it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answer = nn.Parameter(torch.zeros(1))
+        self.seen: list[tuple[Tensor, Tensor]] = []
+
+    def forward(self, x_t: Tensor, timesteps: Tensor, **condition: Any) -> Tensor:
+        self.seen.append((x_t, timesteps))
+        return self.answer.expand_as(x_t)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_shifting_is_trained_on_scaled_states_with_the_weights_of_their_timesteps(
+    weighted: bool, cases: list[PreparedCase]
+) -> None:
+    scheduler = ResShiftScheduler()
+    network = tiny_network(schedule=scheduler.facts())
+    network.denoiser = denoiser = Zero()
+    trainer = make_trainer(
+        "denoiser",
+        network,
+        cases,
+        steps=1,
+        scheduler=scheduler,
+        loss_weights=scheduler.loss_weights if weighted else None,
+    )
+    data = PairDataset(cases, MODALITIES, crop_size=16, multiple=2)
+    batch = next(iter(training_loader(data, 2)))
+    loss = trainer.losses(batch, step_generator(0, 0))["loss"]
+    x_t, timesteps = denoiser.seen[0]
+    with torch.no_grad():
+        clean = network.encode(batch["target"])
+        start = network.encode(batch["source"])  # an untrained residual prior answers the source
+    noise = torch.randn(clean.shape, generator=step_generator(0, 0))
+    expected = scheduler.add_noise(clean, noise, timesteps, start=start)
+    torch.testing.assert_close(x_t, scheduler.model_input(expected, timesteps))
+    weights = scheduler.loss_weights(timesteps) if weighted else torch.ones(len(timesteps))
+    errors = clean.square().flatten(1).mean(1)
+    torch.testing.assert_close(loss.detach(), (weights * errors).mean().float())
+
+
+def test_scheduler_of_another_contract_is_not_trained(cases: list[PreparedCase]) -> None:
+    for schedule, scheduler in (
+        (SCHEDULE, ResShiftScheduler()),
+        (ResShiftScheduler().facts(), ResShiftScheduler(15)),
+        (SCHEDULE, DPMSolverScheduler(**SCHEDULE, start_timestep=150)),
+        ({**SCHEDULE, "start_timestep": 400}, DPMSolverScheduler(**SCHEDULE, start_timestep=150)),
+    ):
+        with pytest.raises(ValueError, match="the network's"):
+            make_trainer(
+                "denoiser", tiny_network(schedule=schedule), cases, steps=1, scheduler=scheduler
+            )
+
+
+def test_more_validation_steps_than_timesteps_are_refused() -> None:
+    with pytest.raises(UsageError, match="5 denoising steps.*give 1 to 4"):
+        TranslateBySampling(ResShiftScheduler(), steps=5)
 
 
 def test_a_finished_run_does_nothing_and_another_stage_is_refused(
