@@ -1,5 +1,6 @@
 """Scans on disk to tensors and back: reading, checking, preparing, restoring, writing, finding."""
 
+from .atomic_file import write_atomically
 from .cases import Case, find_cases, load_datalist, save_datalist, split_by_subject
 from .errors import (
     DeviceError,
@@ -17,7 +18,7 @@ from .overrides import Overrides
 from .phantom import Phantom, make_phantom, write_phantom_case
 from .preprocess import Prepared, Preprocessing, Record
 from .reading import Scan, read_mask, read_scan, scan_from_array
-from .writing import write_atomically, write_scan
+from .writing import write_scan
 
 __all__ = [
     "Case",

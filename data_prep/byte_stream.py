@@ -30,7 +30,7 @@ class ByteStream:
         self.file = file
         self._handle, self._info = file.open()
         self.size = self._info.st_size
-        self.packed = file.path.name.lower().endswith(".gz")
+        self.packed = file.name.lower().endswith(".gz")
         self._hash: hashlib._Hash | None = hashlib.sha256()
         self.sha256 = ""
         try:

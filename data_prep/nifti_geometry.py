@@ -70,7 +70,8 @@ def sform_of(header: nib.Nifti1Header) -> Affine | None:
     if int(header["sform_code"]) <= 0:
         return None
     rows = [header["srow_x"], header["srow_y"], header["srow_z"], [0, 0, 0, 1]]
-    return np.array(rows, dtype=np.float64)
+    with np.errstate(invalid="ignore"):  # NaN comes in kinds that tell
+        return np.array(rows, dtype=np.float64)
 
 
 def qform_of(header: nib.Nifti1Header) -> Affine | None:
@@ -133,7 +134,8 @@ def _usable(
 
 
 def _refuse_other_sizes(sform: Affine, pixdim: npt.NDArray[np.float64], file: ScanFile) -> None:
-    ratio = np.linalg.norm(sform[:3, :3], axis=0) / np.abs(pixdim)
+    with np.errstate(over="ignore"):
+        ratio = np.linalg.norm(sform[:3, :3], axis=0) / np.abs(pixdim)
     if (np.abs(ratio - 1) > MAX_CONFLICT_RATIO).any():
         raise file.refuse(
             "E_GEOM_CONFLICT", "its sform and pixdim give different voxel sizes", SEVERAL

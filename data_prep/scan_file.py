@@ -14,10 +14,16 @@ COPY_AGAIN = "copy or download it again"
 
 
 class ScanFile:
-    """A path, and the warnings gathered while it is read."""
+    """A path, and the warnings gathered while it is read.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: Where the bytes are.
+        name: What the file is, or will be, called; decides the format.
+    """
+
+    def __init__(self, path: Path, *, name: str | None = None) -> None:
         self.path = path
+        self.name = path.name if name is None else name
         self.warnings: list[str] = []
 
     def refuse(self, code: str, what: str, todo: str) -> ScanError:
@@ -38,7 +44,7 @@ class ScanFile:
         Raises:
             ScanError: It is missing, a folder, a pipe, a device, half of a pair or another format.
         """
-        name = self.path.name.lower()
+        name = self.name.lower()
         if name.startswith("._"):
             raise self.refuse("E_NAME", "a macOS side file, not an image", "leave it out")
         if name.endswith((".hdr", ".img", ".hdr.gz", ".img.gz")):

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
-from .errors import OutputError
+from .atomic_file import unlike_written, write_atomically
+from .byte_stream import ByteStream
+from .errors import OutputError, ScanError
+from .nifti_header import parse_header
+from .output_header import output_header
 from .reading import Scan
+from .scan_file import ScanFile
+
+__all__ = ["write_atomically", "write_scan"]
 
 COMPRESSION = 1  #: on float data higher levels take several times as long and save a few per cent
+BLOCK = 2**22  #: voxels that are turned to bytes at a time
+LEVELS = 2**15 - 1  #: of a stored integer; more bits would cost space and show nothing
+MAX_NAME = 255  #: bytes that file systems allow
 
 
 def write_scan(
@@ -25,107 +32,129 @@ def write_scan(
     data: npt.ArrayLike,
     like: Scan,
     *,
+    dtype: npt.DTypeLike = np.float32,
     description: str = "voxlate synthetic image",
 ) -> Path:
-    """Write a volume as float32 NIfTI-1 on the grid of ``like``.
+    """Write a volume as NIfTI-1 on the grid of ``like``, read it back, and only then name it.
 
     Affine, sform and qform with their codes, voxel sizes and units are those of ``like``; its free
     text and extensions are left behind, for they may name a patient. Equal data give equal bytes.
+    What the rename guarantees is told at ``write_atomically``. NIfTI-2 is written where an axis has
+    more voxels than NIfTI-1 can say.
 
     Args:
         path: ``.nii`` or ``.nii.gz``; appears only when complete.
         data: Intensities with the shape of ``like``.
         like: The scan whose grid it is.
+        dtype: How voxels are stored; ``like.dtype`` for the scan's own choice. An integer type has
+            at most 32767 levels (255 in 8 bits) over the range of the data, 0 stays exactly 0, and
+            the header's slope gives true intensities again, half a level off at most.
         description: Goes to the header, 79 bytes at most.
 
     Returns:
         The path written.
 
     Raises:
-        ValueError: The shape is not that of ``like``.
-        OutputError: The folder is missing or read-only, or the disk is full.
+        ValueError: The shape is not that of ``like``, or a value is not finite.
+        OutputError: The name is too long, the folder missing or read-only, or the disk full; or
+            what was read back differs.
     """
     path = Path(path)
     values = np.asarray(data, dtype=np.float32)
     if values.shape != like.shape:
         raise ValueError(f"data must have shape {like.shape}, got {values.shape}")
-    header = _header(like, description)
-    packed = path.name.lower().endswith(".gz")
-    with write_atomically(path) as file:
-        if packed:
+    if not np.isfinite(values).all():
+        raise ValueError("data must be finite")
+    refuse_long_name(path)
+    stored, scaling = store(values, np.dtype(dtype))
+    header = output_header(like, stored.dtype, scaling, description)
+    head = header.binaryblock + b"\0\0\0\0"
+
+    def verify(temporary: Path) -> None:
+        _verify(temporary, path, head, stored)
+
+    with write_atomically(path, verify=verify) as file:
+        if path.name.lower().endswith(".gz"):
             with gzip.GzipFile("", "wb", COMPRESSION, file, mtime=0) as stream:
-                _write(stream, header, values)
+                _write(stream, head, stored)
         else:
-            _write(file, header, values)
+            _write(file, head, stored)
     return path
 
 
-@contextlib.contextmanager
-def write_atomically(path: Path) -> Iterator[BinaryIO]:
-    """Open a file that takes the name ``path`` only when the block ends without an error.
+def refuse_long_name(path: Path) -> None:
+    """Refuse a name that no common file system takes.
 
     Raises:
-        OutputError: The folder or the disk does not let it be written.
+        OutputError: It has more than 255 bytes.
     """
-    temporary: Path | None = None
-    try:
-        handle, name = tempfile.mkstemp(prefix=".voxlate-", suffix=".part", dir=path.parent)
-        temporary = Path(name)
-        with os.fdopen(handle, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())
-        os.replace(temporary, path)
-        temporary = None
-    except OSError as error:
+    length = len(os.fsencode(path.name))
+    if length > MAX_NAME:
         raise OutputError(
-            f"cannot be written ({error.strerror or error})",
-            "check the folder, its permissions and the free space",
-            code="E_OUTPUT",
+            f"its name would have {length} bytes, {MAX_NAME} are possible",
+            "give the scan a shorter name",
+            code="E_NAME",
             file=path,
-        ) from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        )
 
 
-def _umask() -> int:
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
+def store(
+    values: npt.NDArray[np.float32], dtype: np.dtype[np.generic]
+) -> tuple[npt.NDArray[np.generic], tuple[float, float]]:
+    """Take intensities to a voxel type; return them with slope and intercept of the way back.
+
+    true = slope * stored + intercept
+
+    Args:
+        values: Finite intensities.
+        dtype: Any byte order; the result is little-endian.
+    """
+    if dtype.kind == "f":
+        return values.astype(dtype.newbyteorder("<")), (1.0, 0.0)
+    limits = np.iinfo(dtype.name)
+    most, least = min(int(limits.max), LEVELS), max(int(limits.min), -LEVELS)
+    low, high = float(values.min()), float(values.max())
+    inter = low if least == 0 and low < 0 else 0.0
+    largest = max(high - inter, -(low - inter) if least else 0.0)
+    slope = float(np.float32(largest / most)) or 1.0
+    inter = float(np.float32(inter))
+    levels = np.rint((values - np.float64(inter)) / slope).clip(least, most)
+    return levels.astype(dtype.newbyteorder("<")), (slope, inter)
 
 
-def _header(like: Scan, description: str) -> nib.Nifti1Header:
-    """Build a fresh header that takes from the old one what is geometry, and nothing else."""
-    old = like.header
-    header = nib.Nifti1Header()
-    header.set_data_dtype(np.float32)
-    header.set_data_shape(like.shape)
-    for name in ("sform_code", "qform_code", "xyzt_units"):
-        header[name] = old[name]
-    for name in (*(f"quatern_{a}" for a in "bcd"), *(f"qoffset_{a}" for a in "xyz")):
-        header[name] = old[name]
-    for axis, name in enumerate(("srow_x", "srow_y", "srow_z")):
-        header[name] = old[name] if int(old["sform_code"]) > 0 else like.affine[axis]
-    pixdim = np.ones(8, dtype=np.float32)
-    pixdim[0] = -1 if float(old["pixdim"][0]) < 0 else 1
-    stored = np.abs(np.asarray(old["pixdim"][1:4], dtype=np.float64))
-    usable = np.isfinite(stored) & (stored > 0)
-    pixdim[1:4] = np.where(usable, stored, like.spacing)
-    header["pixdim"] = pixdim
-    header["scl_slope"], header["scl_inter"] = 1, 0
-    header["vox_offset"] = 352
-    header["magic"] = b"n+1"
-    header["descrip"] = description.encode("ascii", "replace")[:79]
-    return header
+def _write(stream: BinaryIO | gzip.GzipFile, head: bytes, stored: npt.NDArray[np.generic]) -> None:
+    stream.write(head)
+    for block in _blocks(stored):
+        stream.write(block)
 
 
-def _write(
-    stream: BinaryIO | gzip.GzipFile, header: nib.Nifti1Header, values: npt.NDArray[np.float32]
-) -> None:
-    little = header.as_byteswapped("<")
-    stream.write(little.binaryblock + b"\0\0\0\0")
-    flat = values.astype("<f4", copy=False).ravel(order="F")
-    for start in range(0, flat.size, 2**22):
-        stream.write(flat[start : start + 2**22].tobytes())
+def _blocks(stored: npt.NDArray[np.generic]) -> Iterator[bytes]:
+    """Bytes of the voxels in the order of the file, first axis fastest."""
+    flat = stored.ravel(order="F")
+    for start in range(0, flat.size, BLOCK):
+        yield flat[start : start + BLOCK].tobytes()
+
+
+def _verify(temporary: Path, path: Path, head: bytes, stored: npt.NDArray[np.generic]) -> None:
+    """Read a file as if it were a scan, to gzip's trailer; header and voxels must be those given.
+
+    Raises:
+        OutputError: They are not.
+    """
+    file = ScanFile(temporary, name=path.name)
+    try:
+        stream = ByteStream(file)
+        try:
+            header = parse_header(stream, file)
+            size = len(header.binaryblock)
+            same = stream.peek(len(head)) == head and size + 4 == len(head)
+            stream.skip_to(len(head))
+            for block in _blocks(stored):
+                same &= b"".join(stream.take(len(block), len(block))) == block
+            stream.finish()
+        finally:
+            stream.close()
+    except ScanError as error:
+        raise unlike_written(path) from error
+    if not same or file.warnings:
+        raise unlike_written(path)
