@@ -18,6 +18,8 @@ from .overrides import Overrides
 from .phantom import Phantom, make_phantom, write_phantom_case
 from .preprocess import Prepared, Preprocessing, Record
 from .reading import Scan, read_mask, read_scan, scan_from_array
+from .registration import register_rigid
+from .rigid_transform import RigidTransform, resample
 from .writing import write_scan
 
 __all__ = [
@@ -33,6 +35,7 @@ __all__ = [
     "Prepared",
     "Preprocessing",
     "Record",
+    "RigidTransform",
     "Scan",
     "ScanError",
     "UsageError",
@@ -46,6 +49,8 @@ __all__ = [
     "parse_modality",
     "read_mask",
     "read_scan",
+    "register_rigid",
+    "resample",
     "save_datalist",
     "scan_from_array",
     "split_by_subject",
