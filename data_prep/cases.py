@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from .errors import NoInputError, UsageError
@@ -32,15 +32,19 @@ class Case:
         id: Unique in its data set; the folder below the root, or the name that its files share.
         files: Modality to scan.
         masks: ``lesion``, ``lesion_change`` and ``brainmask``, those that there are.
+        patient: Whose session it is, where the id does not tell.
     """
 
     id: str
     files: Mapping[str, Path]
     masks: Mapping[str, Path] = field(default_factory=dict)
+    patient: str = ""
 
     @property
     def subject(self) -> str:
-        """The patient: the id without its session (BIDS, BraTS, ``patient01_study1``)."""
+        """The patient: as given, or the id without its session (BIDS, BraTS, ``p01_study1``)."""
+        if self.patient:
+            return self.patient
         if bids := _BIDS.search(self.id):
             return self.id[: bids.end()]
         group, slash, name = self.id.rpartition("/")
@@ -100,7 +104,7 @@ def find_cases(
         )
     order = {name: index for index, name in enumerate(modalities)}
     return [
-        Case(c.id, dict(sorted(c.files.items(), key=lambda item: order[item[0]])), c.masks)
+        replace(c, files=dict(sorted(c.files.items(), key=lambda item: order[item[0]])))
         for c in cases
     ]
 
@@ -147,7 +151,8 @@ def save_datalist(
         relative = {
             k: Path(os.path.relpath(p.absolute(), base)).as_posix() for k, p in paths.items()
         }
-        return {"id": case.id, **relative}
+        patient = {"patient": case.patient} if case.patient else {}
+        return {"id": case.id, **patient, **relative}
 
     content = {
         "training": [entry(case) for case in training],
@@ -273,4 +278,5 @@ def _case(entry: object, path: Path, modalities: Sequence[str]) -> Case:
                 file=file,
             )
     files = {m: paths[m] for m in modalities if m in paths}
-    return Case(entry["id"], files, {k: p for k, p in paths.items() if k in _MASKS})
+    masks = {k: p for k, p in paths.items() if k in _MASKS}
+    return Case(entry["id"], files, masks, str(entry.get("patient", "")))

@@ -1,9 +1,11 @@
 """Where outside data lies, no network, and no GPU tests where there is no GPU."""
 
+import importlib.util
 import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -51,3 +53,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+@pytest.fixture(scope="session")
+def layout_trees(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Plants the folders of a public data set: ``layout_trees(name, root, count=4)``."""
+    path = ROOT / "tests" / "layout_trees.py"
+    spec = importlib.util.spec_from_file_location("layout_trees", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.LayoutTrees(tmp_path_factory.mktemp("trees"))
