@@ -14,6 +14,7 @@ from .errors import (
 from .geometry import GridPlan
 from .intensity import IntensityMap, foreground
 from .modalities import DEFAULT_MODALITIES, guess_modality, parse_modality
+from .output_scale import OutputScale, parse_output_scale
 from .overrides import Overrides
 from .phantom import Phantom, make_phantom, write_phantom_case
 from .preprocess import Prepared, Preprocessing, Record
@@ -30,6 +31,7 @@ __all__ = [
     "IntensityMap",
     "NoInputError",
     "OutputError",
+    "OutputScale",
     "Overrides",
     "Phantom",
     "Prepared",
@@ -47,6 +49,7 @@ __all__ = [
     "load_datalist",
     "make_phantom",
     "parse_modality",
+    "parse_output_scale",
     "read_mask",
     "read_scan",
     "register_rigid",

@@ -69,7 +69,7 @@ def foreground(
     Returns:
         True inside; at least one voxel is.
     """
-    value = _cleared_background(volume)
+    value = cleared_value(volume)
     if value is None:
         return _head_mask(volume, spacing)
     below = np.count_nonzero(volume < value)
@@ -78,7 +78,7 @@ def foreground(
     return np.asarray(ndimage.binary_fill_holes(mask))
 
 
-def _cleared_background(volume: FloatArray) -> np.float32 | None:
+def cleared_value(volume: FloatArray) -> np.float32 | None:
     """Return the one value that fills the space around the head, or None where it is noise."""
     faces = [volume[0], volume[-1], volume[:, 0], volume[:, -1], volume[:, :, 0], volume[:, :, -1]]
     values, counts = np.unique(np.concatenate([f.ravel() for f in faces]), return_counts=True)
