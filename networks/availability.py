@@ -20,8 +20,10 @@ def mask_missing(x: Tensor, available: Tensor, value: float = 0.0) -> Tensor:
     Returns:
         The shape of ``x``.
     """
-    given = available.reshape(available.shape + (1,) * (x.dim() - 2))
-    return torch.where(given, x, torch.full_like(x[:1, :1], value))
+    given = available
+    for _ in range(x.dim() - 2):
+        given = given.unsqueeze(-1)
+    return torch.where(given, x, torch.full([1], value, dtype=x.dtype, device=x.device))
 
 
 def check_available(available: Tensor, x: Tensor) -> None:

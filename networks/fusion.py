@@ -82,5 +82,7 @@ class MeanFusion(nn.Module):
 
     def forward(self, features: Tensor, available: Tensor) -> Tensor:
         """(b, m, c, *size) and available (b, m) to (b, c, *size)."""
-        count = available.sum(1).reshape((-1,) + (1,) * (features.dim() - 2))
+        count = available.sum(1)
+        for _ in range(features.dim() - 2):
+            count = count.unsqueeze(-1)
         return mask_missing(features, available).sum(1) / count

@@ -12,7 +12,7 @@ MIN_SIGMA = 1e-3
 
 
 def gaussian_blur(
-    x: Tensor, sigma: Tensor, *, kernel_size: int = 3, padding_mode: str = "replicate"
+    x: Tensor, sigma: Tensor, kernel_size: int = 3, padding_mode: str = "replicate"
 ) -> Tensor:
     """Blur by a truncated, normalised Gaussian, one axis after the other.
 
@@ -33,11 +33,12 @@ def gaussian_blur(
     distance = torch.arange(-reach, reach + 1, device=x.device, dtype=sigma.dtype)
     weights = torch.exp(-0.5 * (distance / sigma.unsqueeze(-1)).square())
     weights = (weights / weights.sum(-1, keepdim=True)).to(x.dtype)
-    taps = [tap.reshape(tap.shape + (1,) * (x.dim() - 2)) for tap in weights.unbind(-1)]
+    for _ in range(x.dim() - 2):
+        weights = weights.unsqueeze(2)
+    taps = weights.unbind(-1)
     for axis in range(2, x.dim()):
         length = x.shape[axis]
-        padding = [0, 0] * (x.dim() - 1 - axis) + [reach, reach]
-        padding += [0, 0] * (axis - 2)
+        padding = [0, 0] * (x.dim() - 1 - axis) + [reach, reach] + [0, 0] * (axis - 2)
         padded = F.pad(x, padding, mode=padding_mode)
         x = torch.zeros_like(x)
         for start, tap in enumerate(taps):
@@ -59,7 +60,7 @@ class HighFrequencyInjection(nn.Module):
 
     def __init__(self, channels: int, *, kernel_size: int = 3) -> None:
         super().__init__()
-        self.kernel_size = kernel_size
+        self.kernel_size, self.min_sigma = kernel_size, MIN_SIGMA
         self.width = nn.Linear(channels, channels)
         nn.init.zeros_(self.width.weight)
         nn.init.constant_(self.width.bias, math.log(math.expm1(1 - MIN_SIGMA)))
@@ -67,7 +68,8 @@ class HighFrequencyInjection(nn.Module):
     def sigma(self, x: Tensor) -> Tensor:
         """Standard deviations (b, c) in voxels for features (b, c, *size)."""
         logit = self.width(x.flatten(2).mean(2))
-        return MIN_SIGMA + F.softplus(logit.to(torch.promote_types(logit.dtype, torch.float32)))
+        precise = logit if logit.dtype == torch.float64 else logit.float()
+        return self.min_sigma + F.softplus(precise)
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, c, *size) to the same shape."""
@@ -87,11 +89,12 @@ class OneSigmaInjection(nn.Module):
 
     def __init__(self, spatial_dims: int, channels: int) -> None:
         super().__init__()
+        self.min_sigma = MIN_SIGMA
         self.sigma = nn.Parameter(torch.ones(()))
         self.conv = conv(spatial_dims, 2 * channels, channels, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, c, *size) to the same shape."""
-        sigma = self.sigma.clamp(min=MIN_SIGMA).reshape(1, 1)
+        sigma = self.sigma.clamp(min=self.min_sigma).reshape(1, 1)
         high = x - gaussian_blur(x, sigma, padding_mode="constant")
         return F.leaky_relu(self.conv(torch.cat([x, high], dim=1)), 0.05)

@@ -72,6 +72,7 @@ class SharedStructure(nn.Module):
             raise ValueError(f"fusion must be in {(*FUSIONS, 'mean')}, got {fusion!r}")
         self.num_modalities, self.channels = num_modalities, list(channels)
         self.spatial_dims, self.stem_levels = spatial_dims, stem_levels
+        self.background = BACKGROUND
         self.multiple = 2 ** (stem_levels + len(channels) - 1)
         self.encoders = nn.ModuleList(
             StructureEncoder(
@@ -109,21 +110,29 @@ class SharedStructure(nn.Module):
         Returns:
             See ``Structure``; scale l has size ceil(size / multiple) * 2 ** (L - l).
         """
-        check_available(available, volumes)
-        volumes = pad_to_multiple(mask_missing(volumes, available, BACKGROUND), self.multiple)
-        encoded = [
-            encoder(volumes[:, slot : slot + 1]) if self._wanted(available[:, slot]) else None
-            for slot, encoder in enumerate(self.encoders)
-        ]
-        some = next(maps for maps in encoded if maps is not None)
-        fused = []
+        if not torch.jit.is_scripting():
+            check_available(available, volumes)
+        volumes = pad_to_multiple(mask_missing(volumes, available, self.background), self.multiple)
+        encoded: list[list[Tensor]] = []
+        some: list[Tensor] = []
+        for slot, encoder in enumerate(self.encoders):
+            maps: list[Tensor] = []
+            if self._wanted(available[:, slot]):
+                maps = encoder(volumes[:, slot : slot + 1])
+                some = maps
+            encoded.append(maps)
+        fused: list[Tensor] = []
         for index, fusion in enumerate(self.fusions):
             nothing = torch.zeros_like(some[index])
-            maps = [nothing if found is None else found[index] for found in encoded]
-            fused.append(fusion(torch.stack(maps, dim=1), available))
-        shared = fused[-1] if self.enhancement is None else self.enhancement(fused)
+            here = torch.stack([maps[index] if maps else nothing for maps in encoded], dim=1)
+            fused.append(fusion(here, available))
+        shared = fused[-1]
+        if self.enhancement is not None:
+            shared = self.enhancement(fused)
         return Structure(fused, shared)
 
     def _wanted(self, given: Tensor) -> bool:
         """Whether to run the encoder of a contrast that samples (b,) have or have not."""
-        return self.training or recording() or bool(given.any())
+        if not torch.jit.is_scripting() and recording():
+            return True
+        return self.training or bool(given.any())

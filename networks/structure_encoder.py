@@ -143,7 +143,7 @@ class StructureEncoder(nn.Module):
         h = volume
         for _ in range(self.stem_levels):
             h = haar_split(h, self.spatial_dims)
-        features = []
+        features: list[Tensor] = []
         for scale in self.scales:
             h = scale(h)
             features.append(h)

@@ -57,14 +57,15 @@ class StructureEnhancement(nn.Module):
         self.out = nn.Linear(width, width)
         self.alpha = nn.Parameter(torch.tensor(alpha))
 
-    def structure(self, features: Sequence[Tensor]) -> Tensor:
+    def structure(self, features: list[Tensor]) -> Tensor:
         """The sum that keys and values come from, of the last map's shape."""
         total = torch.zeros_like(features[-1])
-        for project, finer in zip(self.project, features[:-1], strict=True):
-            total = total + project(F.interpolate(finer, features[-1].shape[2:], mode=self.mode))
+        size = list(features[-1].shape[2:])
+        for index, project in enumerate(self.project):
+            total = total + project(F.interpolate(features[index], size, mode=self.mode))
         return total
 
-    def forward(self, features: Sequence[Tensor]) -> Tensor:
+    def forward(self, features: list[Tensor]) -> Tensor:
         """Fused maps F_1 ... F_L, (b, channels[l], *size_l) each, to F_s of F_L's shape."""
         coarsest = features[-1]
         context = to_tokens(self.structure(features))
