@@ -26,6 +26,7 @@ from .schedule import draw_noise
 from .text_knowledge import TextKnowledge
 from .translation import TranslationNetwork
 from .vqgan import VQGAN, Encoding, aldm_vqgan
+from .wavelets import Wavelet
 
 __all__ = [
     "VQGAN",
@@ -50,6 +51,7 @@ __all__ = [
     "TextKnowledge",
     "TranslationNetwork",
     "VectorQuantizer",
+    "Wavelet",
     "adaptive_weight",
     "aldm_denoiser",
     "aldm_vqgan",

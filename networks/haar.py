@@ -138,8 +138,10 @@ class _Merge(torch.autograd.Function):
             sums = band_sums(list(parts[:, :, :, rows].unbind(1)))
             place = out[:, :, 2 * rows.start : 2 * rows.stop]
             for corner, part in enumerate(sums):
+                into = place
                 bits = [corner >> (dims - 1 - axis) & 1 for axis in range(dims)]
-                into = place[(..., *(slice(bit, None, 2) for bit in bits))]
+                for axis, bit in enumerate(bits, start=2):
+                    into = into.unflatten(axis, [-1, 2]).select(axis + 1, bit)
                 torch.mul(part, math.pow(2.0, -0.5 * dims), out=into)
         return out
 
