@@ -81,12 +81,89 @@ class CrossAttention(nn.Module):
         return x + to_volume(self.out(mixed), x)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-    """Multi-head attention of (b, n, c) queries to (b, m, c) keys and values: (b, n, c)."""
+class TokenAttention(nn.Module):
+    """Multi-head attention between tokens, without the norm and the sum around it.
+
+    Queries, keys and values have no bias.
+
+    Args:
+        channels: Of the tokens in and out.
+        context_channels: Of the tokens that keys and values come from.
+        heads: Of the attention.
+        width: Channels of the values, all heads together; ``channels`` if not given.
+        key_channels: Of a head's queries and keys; those of its values if not given.
+        project: Map the heads' answers back by a linear layer; else they are the answer.
+
+    Raises:
+        ValueError: The width does not divide into the heads, or is not ``channels`` though nothing
+            maps it back.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        context_channels: int,
+        heads: int,
+        *,
+        width: int | None = None,
+        key_channels: int | None = None,
+        project: bool = True,
+    ) -> None:
+        super().__init__()
+        width = width or channels
+        check_width(width, channels, heads, project)
+        keys = heads * (key_channels or width // heads)
+        self.heads = heads
+        self.q = nn.Linear(channels, keys, bias=False)
+        self.k = nn.Linear(context_channels, keys, bias=False)
+        self.v = nn.Linear(context_channels, width, bias=False)
+        self.out = nn.Linear(width, channels) if project else nn.Identity()
+
+    def forward(self, tokens: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Attend.
+
+        Args:
+            tokens: (b, n, channels).
+            context: (b, m, context_channels); the tokens again for self-attention.
+            mask: True for keys to attend to, (b, m) bool; None for all.
+
+        Returns:
+            (b, n, channels).
+        """
+        q, k, v = self.q(tokens), self.k(context), self.v(context)
+        return self.out(attend(q, k, v, self.heads, mask))
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:
+    """Multi-head attention of queries to keys and values.
+
+    Queries and keys may be narrower than values; zeros then widen them, since the fused kernels
+    take a single width.
+
+    Args:
+        q: (b, n, heads * key_channels).
+        k: (b, m, heads * key_channels).
+        v: (b, m, heads * value_channels).
+        heads: Of the attention.
+        mask: True for keys to attend to, (b, m) bool. A sample without any gets zeros.
+
+    Returns:
+        (b, n, heads * value_channels).
+    """
     q = q.unflatten(2, [heads, q.shape[2] // heads]).transpose(1, 2)
     k = k.unflatten(2, [heads, k.shape[2] // heads]).transpose(1, 2)
     v = v.unflatten(2, [heads, v.shape[2] // heads]).transpose(1, 2)
-    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+    narrow, wide = q.shape[3], v.shape[3]
+    if narrow < wide:
+        q, k = F.pad(q, [0, wide - narrow]), F.pad(k, [0, wide - narrow])
+    elif wide < narrow:
+        v = F.pad(v, [0, narrow - wide])
+    seen: Tensor | None = None
+    if mask is not None:  # all keys where there are none: a softmax over nothing is not a number
+        seen = (mask | ~mask.any(dim=1, keepdim=True))[:, None, None]
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, scale=narrow**-0.5)
+    out = out[..., :wide].transpose(1, 2).flatten(2)
+    return out if mask is None else out * mask.any(dim=1)[:, None, None].to(out)
 
 
 def to_tokens(x: Tensor) -> Tensor:
@@ -97,6 +174,18 @@ def to_tokens(x: Tensor) -> Tensor:
 def to_volume(tokens: Tensor, like: Tensor) -> Tensor:
     """(b, n, c) to the shape of ``like`` (b, c, *size), channels-last in memory."""
     return tokens.transpose(1, 2).reshape(like.shape)
+
+
+def check_width(width: int, channels: int, heads: int, project: bool) -> None:
+    """Refuse an attention whose heads cannot be cut or joined.
+
+    Raises:
+        ValueError: See ``TokenAttention``.
+    """
+    if width % heads:
+        raise ValueError(f"width {width} does not divide into {heads} heads")
+    if not project and width != channels:
+        raise ValueError(f"without a projection the width must be {channels}, got {width}")
 
 
 def count_heads(channels: int, head_channels: int) -> int:

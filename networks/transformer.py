@@ -3,24 +3,8 @@
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .attention import attend, count_heads, to_tokens, to_volume
+from .attention import TokenAttention, count_heads, to_tokens, to_volume
 from .blocks import conv, zero
-
-
-class TokenAttention(nn.Module):
-    """Multi-head attention from tokens to a context, without the norm and the sum around it."""
-
-    def __init__(self, channels: int, context_channels: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.q = nn.Linear(channels, channels, bias=False)
-        self.k = nn.Linear(context_channels, channels, bias=False)
-        self.v = nn.Linear(context_channels, channels, bias=False)
-        self.out = nn.Linear(channels, channels)
-
-    def forward(self, tokens: Tensor, context: Tensor) -> Tensor:
-        """(b, n, channels) and context (b, m, context_channels) to (b, n, channels)."""
-        return self.out(attend(self.q(tokens), self.k(context), self.v(context), self.heads))
 
 
 class TransformerBlock(nn.Module):
