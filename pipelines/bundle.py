@@ -11,7 +11,7 @@ from monai.bundle import ConfigParser
 from voxlate.data_prep import Preprocessing, WeightsError
 from voxlate.networks import TranslationNetwork
 
-from .checkpoint import load_weights
+from .checkpoint import load_weights, sha256_of
 
 DEFAULT_BUNDLE = "brain_mri_translation"
 NETWORK_FILE = Path("configs", "network.yaml")
@@ -19,11 +19,12 @@ WEIGHTS_FILE = Path("models", "model.pt")
 
 
 class Origin(NamedTuple):
-    """Which bundle, and the SHA-256 of its weights file."""
+    """Which bundle, and the SHA-256 of its weights file and of its network's configuration."""
 
     bundle: str
     version: str
     sha256: str
+    configuration: str = ""
 
 
 class NetworkParts(NamedTuple):
@@ -65,6 +66,52 @@ def parts_from_files(files: Sequence[str | os.PathLike[str]]) -> NetworkParts:
     return NetworkParts(*(parser.get_parsed_content(key) for key in keys))
 
 
+class BundleFacts(NamedTuple):
+    """What a bundle says of itself before its network is built.
+
+    Attributes:
+        root: Its folder.
+        modalities: That its network knows, in order.
+        steps: Denoising steps unless a run says otherwise.
+        scheduler: Walks them.
+        configuration: SHA-256 of ``configs/network.yaml``.
+    """
+
+    root: Path
+    modalities: tuple[str, ...]
+    steps: int
+    scheduler: Any
+    configuration: str
+
+    @property
+    def weights(self) -> Path:
+        """Where its weights are, or should be."""
+        return self.root / WEIGHTS_FILE
+
+
+def bundle_facts(path: str | os.PathLike[str] | None = None) -> BundleFacts:
+    """Read a bundle's configuration; its weights may be absent.
+
+    Args:
+        path: Bundle folder; by default the one that comes with voxlate.
+
+    Raises:
+        WeightsError: No such bundle, or a key of it is missing.
+    """
+    root = _checked_root(path)
+    parser = _parser([root / NETWORK_FILE])
+    keys = ("network_def::modalities", "steps", "scheduler_def")
+    for key in keys:
+        if key not in parser:
+            raise WeightsError(
+                f"{key} is missing", "add it", code="E_BUNDLE", file=root / NETWORK_FILE
+            )
+    modalities, steps, scheduler = (parser.get_parsed_content(key) for key in keys)
+    return BundleFacts(
+        root, tuple(modalities), int(steps), scheduler, sha256_of(root / NETWORK_FILE)
+    )
+
+
 def read_bundle(path: str | os.PathLike[str] | None = None) -> tuple[NetworkParts, Origin]:
     """Read ``configs/network.yaml``, ``configs/metadata.json`` and ``models/model.pt``.
 
@@ -74,6 +121,14 @@ def read_bundle(path: str | os.PathLike[str] | None = None) -> tuple[NetworkPart
     Raises:
         WeightsError: No such bundle, a file or key of it is missing, or its weights do not fit.
     """
+    root = _checked_root(path)
+    parts = parts_from_files([root / NETWORK_FILE])
+    digest = load_weights(parts.network, root / WEIGHTS_FILE)
+    configuration = sha256_of(root / NETWORK_FILE)
+    return parts, Origin(root.resolve().name, _version(root), digest, configuration)
+
+
+def _checked_root(path: str | os.PathLike[str] | None) -> Path:
     root = default_bundle() if path is None else Path(path)
     if not (root / NETWORK_FILE).is_file():
         raise WeightsError(
@@ -82,9 +137,7 @@ def read_bundle(path: str | os.PathLike[str] | None = None) -> tuple[NetworkPart
             code="E_BUNDLE",
             file=root,
         )
-    parts = parts_from_files([root / NETWORK_FILE])
-    digest = load_weights(parts.network, root / WEIGHTS_FILE)
-    return parts, Origin(root.resolve().name, _version(root), digest)
+    return root
 
 
 def _parser(files: Sequence[str | os.PathLike[str]]) -> ConfigParser:

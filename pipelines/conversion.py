@@ -7,8 +7,9 @@ from pathlib import Path
 from voxlate.data_prep import read_scan
 
 from .case_steps import stem
+from .layouts import tree_files
 from .one_to_many import resolve_targets
-from .outputs import check_outputs, output_names, write_translation
+from .outputs import check_outputs, write_translation
 from .progress import CaseProgress
 from .translator import Translator
 
@@ -54,9 +55,10 @@ def convert(
         progress("load the networks", 0, 1)
         translator = Translator.from_bundle(bundle, device=device)
         source, wanted = resolve_targets(translator.modalities, source, targets)
-        check_outputs(folder, output_names(name, wanted), overwrite=overwrite)
+        files = tree_files(name, wanted)
+        check_outputs(folder, files.names, overwrite=overwrite)
         translation = translator(
             scan, source, wanted, seed=seed, steps=steps, case_id=name, progress=progress
         )
         progress("write", 0, 1)
-        return write_translation(translation, folder, name, overwrite=overwrite)
+        return write_translation(translation, folder, files, overwrite=overwrite)

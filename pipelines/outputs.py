@@ -1,5 +1,7 @@
 """All files of a case, or none of them."""
 
+import contextlib
+import io
 import json
 import os
 import shutil
@@ -7,18 +9,17 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from voxlate.data_prep import OutputError, write_scan
+from voxlate.data_prep import OutputError, write_atomically, write_scan
+from voxlate.data_prep.atomic_file import sync_folder
 
+from .bids import sidecar
 from .case_steps import Translation
 from .checkpoint import sha256_of
+from .layouts import CaseFiles
 from .qc_picture import draw_qc
 from .sidecar import describe
-
-
-def output_names(stem: str, targets: Sequence[str]) -> list[str]:
-    """File names of a case: a volume for each target, the picture, the record."""
-    return [*(f"{stem}_{target}.nii.gz" for target in targets), f"{stem}_qc.png", f"{stem}.json"]
 
 
 def check_outputs(folder: Path, names: Sequence[str], *, overwrite: bool) -> None:
@@ -51,10 +52,21 @@ def check_outputs(folder: Path, names: Sequence[str], *, overwrite: bool) -> Non
 
 
 @contextmanager
-def staged(folder: Path, names: Sequence[str], *, overwrite: bool) -> Iterator[Path]:
+def staged(
+    folder: Path, names: Sequence[str], *, overwrite: bool, staging_name: str | None = None
+) -> Iterator[Path]:
     """Give a hidden folder to write into; move its files on only when the block succeeds.
 
-    A failure, or an interruption, leaves ``folder`` as it was: not there, if it was not.
+    A failure, or an interruption, leaves ``folder`` as it was: not there, if it was not. The last
+    of ``names`` gets its name after all others are on the disk: where it is, they are. For that the
+    block writes with ``write_atomically``.
+
+    Args:
+        folder: Made if absent.
+        names: Files that the block makes, in the order in which they appear.
+        overwrite: Replace files that are there.
+        staging_name: Of the hidden folder; what an earlier run left under that name is deleted. By
+            default a name of its own.
 
     Raises:
         OutputError: Something cannot be written, or an output has appeared meanwhile.
@@ -65,11 +77,19 @@ def staged(folder: Path, names: Sequence[str], *, overwrite: bool) -> Iterator[P
     staging = folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=".voxlate-", dir=folder))
+        if staging_name is None:
+            staging = Path(tempfile.mkdtemp(prefix=".voxlate-", dir=folder))
+        else:
+            staging = folder / staging_name
+            shutil.rmtree(staging, ignore_errors=True)
+            staging.mkdir()
         yield staging
         check_outputs(folder, names, overwrite=overwrite)
-        for name in names:
+        for name in names[:-1]:
             os.replace(staging / name, folder / name)
+        sync_folder(folder)
+        os.replace(staging / names[-1], folder / names[-1])
+        sync_folder(folder)
         done = True
     except OSError as error:
         raise OutputError(
@@ -83,14 +103,26 @@ def staged(folder: Path, names: Sequence[str], *, overwrite: bool) -> Iterator[P
             shutil.rmtree(staging, ignore_errors=True)
         if not done:
             for path in created:  # innermost first; one that others have filled stays
-                if path.is_dir() and not any(path.iterdir()):
+                with contextlib.suppress(OSError):
                     path.rmdir()
 
 
 def write_translation(
-    translation: Translation, folder: Path, stem: str, *, overwrite: bool = False
+    translation: Translation,
+    root: Path,
+    files: CaseFiles,
+    *,
+    overwrite: bool = False,
+    staging_name: str | None = None,
 ) -> list[Path]:
-    """Write a case: ``<stem>_<target>.nii.gz``, ``<stem>_qc.png`` and ``<stem>.json``.
+    """Write a case: volumes, picture, sidecars, and as the last of all the record.
+
+    Args:
+        translation: What to write.
+        root: The output folder.
+        files: What its files are called.
+        overwrite: Replace files that are there.
+        staging_name: See ``staged``.
 
     Returns:
         The files, volumes first.
@@ -98,28 +130,48 @@ def write_translation(
     Raises:
         OutputError: They cannot be written, or are there already.
     """
-    names = output_names(stem, list(translation.volumes))
-    with staged(folder, names, overwrite=overwrite) as staging:
+    folder = root / files.folder
+    with staged(folder, files.names, overwrite=overwrite, staging_name=staging_name) as staging:
         outputs = {}
-        for (target, volume), name in zip(translation.volumes.items(), names, strict=False):
+        for target, volume in translation.volumes.items():
+            path = staging / Path(files.volumes[target]).name
             write_scan(
-                staging / name,
+                path,
                 volume,
                 translation.scan,
                 description=f"synthetic {target} by voxlate, research only",
             )
-            outputs[target] = (name, sha256_of(staging / name))
-        with open(staging / f"{stem}_qc.png", "wb") as picture:
+            outputs[target] = file_entry(path)
+        picture = None
+        if files.picture is not None:
+            path = staging / Path(files.picture).name
+            drawn = io.BytesIO()
             draw_qc(
-                picture,
+                drawn,
                 (translation.source, translation.scan.data),
                 translation.volumes,
                 translation.scan.affine,
-                title=stem,
+                title=path.name.removesuffix("_qc.png"),
             )
-        record = json.dumps(describe(translation, outputs), indent=2) + "\n"
-        (staging / f"{stem}.json").write_text(record, encoding="utf-8")
-    return [folder / name for name in names]
+            with write_atomically(path) as file:
+                file.write(drawn.getvalue())
+            picture = file_entry(path)
+        record = describe(translation, outputs, picture)
+        for target, name in files.sidecars.items():
+            source = f"{translation.case_id}.nii.gz"
+            _write_json(staging / Path(name).name, sidecar(record, target, source))
+        _write_json(staging / Path(files.record).name, record)
+    return [folder / name for name in files.names]
+
+
+def file_entry(path: Path) -> dict[str, Any]:
+    """Name, size and checksum of a file, for the record."""
+    return {"File": path.name, "Bytes": path.stat().st_size, "SHA256": sha256_of(path)}
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    with write_atomically(path) as file:
+        file.write((json.dumps(content, indent=2) + "\n").encode())
 
 
 def _missing(folder: Path) -> list[Path]:

@@ -14,9 +14,10 @@ from voxlate.data_prep import Preprocessing, VoxlateError, write_atomically
 
 from .bundle import Origin
 from .bundle_inference import FAILURE, TranslationInferer
-from .case_steps import Made, Request, Translation, finish_case, stem
+from .case_steps import Made, Request, Translation, finish_case
 from .checkpoint import sha256_of
 from .device import autocast_dtype
+from .layouts import tree_files
 from .one_to_many import resolve_targets
 from .outputs import write_translation
 
@@ -87,8 +88,8 @@ class SaveTranslations:
             translation = self._translation(engine, batch, output["pred"][0])
             files = write_translation(
                 translation,
-                self.output_dir / batch["folder"],
-                stem(translation.scan.path),
+                self.output_dir,
+                tree_files(batch["case_id"], list(translation.volumes)),
                 overwrite=self.overwrite,
             )
         except VoxlateError as error:

@@ -2,12 +2,14 @@
 
 import platform
 from collections.abc import Mapping
+from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import voxlate
 
 from .case_steps import Translation
+from .manifest import SCHEMA, fingerprint
 
 STATEMENT = (
     "Synthetic images for research. Not a medical device: lesions can be lost or invented; never "
@@ -19,17 +21,24 @@ INTENSITY_SCALE = (
 )
 
 
-def describe(translation: Translation, outputs: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
+def describe(
+    translation: Translation,
+    outputs: Mapping[str, Mapping[str, Any]],
+    picture: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """Everything needed to repeat a translation and to recognise its files.
 
-    The input is named by its file name and checksum alone; its header's text is not read.
+    The input is named by its file name and checksum alone; its header's text is not read. Fields
+    are explained in docs/batch.md, their types are in ``manifest.schema.json``.
 
     Args:
         translation: What was made.
-        outputs: File name and SHA-256 by target.
+        outputs: By target, the file as ``file_entry`` has it.
+        picture: The picture, likewise.
     """
     origin = translation.origin
     return {
+        "Schema": SCHEMA,
         "Synthetic": True,
         "Statement": STATEMENT,
         "Input": {
@@ -40,9 +49,8 @@ def describe(translation: Translation, outputs: Mapping[str, tuple[str, str]]) -
             "SpacingMM": [round(size, 4) for size in translation.scan.spacing],
             "SkullStripped": translation.skull_stripped,
         },
-        "Outputs": {
-            target: {"File": name, "SHA256": digest} for target, (name, digest) in outputs.items()
-        },
+        "Outputs": {target: dict(entry) for target, entry in outputs.items()},
+        "Picture": None if picture is None else dict(picture),
         "IntensityScale": INTENSITY_SCALE,
         "BackgroundSetToZero": translation.skull_stripped,
         "Options": {
@@ -57,7 +65,9 @@ def describe(translation: Translation, outputs: Mapping[str, tuple[str, str]]) -
             "Name": origin.bundle,
             "Version": origin.version,
             "WeightsSHA256": origin.sha256,
+            "ConfigurationSHA256": origin.configuration,
         },
+        "Fingerprint": translation_fingerprint(translation),
         "Device": str(translation.device),
         "DataType": str(translation.dtype).removeprefix("torch."),
         "Software": {
@@ -65,9 +75,22 @@ def describe(translation: Translation, outputs: Mapping[str, tuple[str, str]]) -
             "python": platform.python_version(),
             **{name: _version(name) for name in ("torch", "monai", "numpy", "nibabel")},
         },
+        "Written": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "Seconds": translation.seconds,
         "Warnings": list(translation.warnings),
     }
+
+
+def translation_fingerprint(translation: Translation) -> str | None:
+    """Of what decided its voxels; None where the weights come from nowhere."""
+    if translation.origin is None:
+        return None
+    return fingerprint(
+        weights=translation.origin.sha256,
+        configuration=translation.origin.configuration,
+        seed=translation.seed,
+        steps=translation.steps,
+    )
 
 
 def _version(name: str) -> str:

@@ -1,5 +1,6 @@
 """All files of a case or none: failures and interruptions leave the folder as it was."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -72,3 +73,27 @@ def test_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
         with pytest.raises(OutputError, match="file is a file") as caught:
             check_outputs(folder, NAMES, overwrite=False)
         assert caught.value.exit_code == 4
+
+
+def test_what_a_killed_run_left_under_the_same_name_goes(tmp_path: Path) -> None:
+    (tmp_path / ".voxlate-x").mkdir()
+    (tmp_path / ".voxlate-x" / "half.nii.gz").write_text("half")
+    with staged(tmp_path, NAMES, overwrite=False, staging_name=".voxlate-x") as staging:
+        assert staging == tmp_path / ".voxlate-x" and list(staging.iterdir()) == []
+        fill(staging, "new")
+    assert sorted(path.name for path in tmp_path.iterdir()) == NAMES
+
+
+def test_the_last_name_appears_when_all_others_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, replace = [], os.replace
+
+    def watch(source: Path, target: Path) -> None:
+        replace(source, target)
+        seen.append(sorted(path.name for path in tmp_path.iterdir() if path.is_file()))
+
+    monkeypatch.setattr(os, "replace", watch)
+    with staged(tmp_path, NAMES, overwrite=False) as staging:
+        fill(staging, "new")
+    assert seen == [["a.txt"], ["a.txt", "b.txt"]]

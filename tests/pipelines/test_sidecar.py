@@ -1,14 +1,20 @@
 """The record: enough to repeat the run, nothing that names the patient."""
 
 import json
+from importlib import resources
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 import voxlate
 from voxlate.pipelines import Translation, Translator
+from voxlate.pipelines.bundle import NETWORK_FILE, WEIGHTS_FILE
 from voxlate.pipelines.checkpoint import sha256_of
+from voxlate.pipelines.manifest import SCHEMA, fingerprint
 from voxlate.pipelines.sidecar import describe
+
+SCHEMA_FILE = "manifest.schema.json"
 
 
 @pytest.fixture
@@ -19,7 +25,11 @@ def translation(tiny_bundle: Path, head_file: Path) -> Translation:
 def test_record_says_what_was_done_with_what(
     translation: Translation, tiny_bundle: Path, head_file: Path
 ) -> None:
-    record = json.loads(json.dumps(describe(translation, {"t2": ("x_t2.nii.gz", "abc")})))
+    entry = {"File": "x_t2.nii.gz", "Bytes": 7, "SHA256": "a" * 64}
+    record = json.loads(json.dumps(describe(translation, {"t2": entry}, entry)))
+    schema = json.loads(resources.files("voxlate.pipelines").joinpath(SCHEMA_FILE).read_text())
+    jsonschema.validate(record, schema)
+    assert record["Schema"] == SCHEMA == schema["$id"]
     assert record["Synthetic"] is True
     assert "Not a medical device" in record["Statement"]
     assert record["Input"]["SHA256"] == sha256_of(head_file)
@@ -31,7 +41,11 @@ def test_record_says_what_was_done_with_what(
         "Seed": 5,
         "Steps": 2,
     }
-    assert record["Outputs"] == {"t2": {"File": "x_t2.nii.gz", "SHA256": "abc"}}
+    assert record["Outputs"] == {"t2": entry} and record["Picture"] == entry
+    weights, configuration = (tiny_bundle / name for name in (WEIGHTS_FILE, NETWORK_FILE))
+    assert record["Fingerprint"] == fingerprint(
+        weights=sha256_of(weights), configuration=sha256_of(configuration), seed=5, steps=2
+    )
     assert record["Device"] == "cpu" and record["DataType"] in ("float32", "bfloat16")
     assert record["Software"]["voxlate"] == voxlate.__version__
     assert "99.5th percentile" in record["IntensityScale"]

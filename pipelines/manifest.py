@@ -1,0 +1,106 @@
+"""Records of finished cases: which run they belong to, and whether their files are as recorded.
+
+A case is finished when, and only when, its record says so and every file it names is there with the
+size and the checksum it gives. Names and dates of files mean nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from voxlate.data_prep import OutputError
+
+from .checkpoint import sha256_of
+
+SCHEMA = "voxlate-case/1"
+STATE_FOLDER = ".voxlate"
+
+
+def fingerprint(
+    *,
+    weights: str,
+    configuration: str,
+    seed: int,
+    steps: int,
+) -> str:
+    """SHA-256 of all that decides a voxel: results with different ones never share a folder.
+
+    Args:
+        weights: SHA-256 of the weights file.
+        configuration: SHA-256 of the network's configuration.
+        seed: The user's seed.
+        steps: Denoising steps.
+    """
+    parts = {
+        "weights": weights,
+        "configuration": configuration,
+        "seed": int(seed),
+        "steps": int(steps),
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Read the record of a finished case.
+
+    Raises:
+        OutputError: There is a file of that name, but it is no such record.
+        FileNotFoundError: There is none.
+    """
+    try:
+        record = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError):
+        record = None
+    if not isinstance(record, dict) or record.get("Schema") != SCHEMA:
+        raise OutputError(
+            "a file is there that is no record of a finished case",
+            "delete it, add --overwrite or name another folder",
+            code="E_EXISTS",
+            file=path,
+        )
+    return record
+
+
+def difference(record: Mapping[str, Any], folder: Path, *, full: bool = True) -> str | None:
+    """What is not as the record says, or None.
+
+    Args:
+        record: As read.
+        folder: Where it lies, and the files it names.
+        full: Compare checksums; else sizes alone, which a changed byte escapes.
+    """
+    entries = [*record["Outputs"].values()]
+    if record.get("Picture"):
+        entries.append(record["Picture"])
+    for entry in entries:
+        path = folder / entry["File"]
+        try:
+            size = path.stat().st_size
+            if size != entry["Bytes"]:
+                return f"{path.name} has {size} bytes, its record says {entry['Bytes']}"
+            if full and sha256_of(path) != entry["SHA256"]:
+                return f"the content of {path.name} is not what its record says"
+        except FileNotFoundError:
+            return f"{path.name} is gone"
+        except OSError as error:
+            return f"{path.name} cannot be read ({error.strerror})"
+    return None
+
+
+def find_manifests(root: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Every record of a finished case below a folder, in a fixed order."""
+    for folder, subfolders, names in os.walk(root):
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        for name in sorted(names):
+            if name.endswith(".json") and not name.startswith("."):
+                try:
+                    yield Path(folder, name), read_manifest(Path(folder, name))
+                except (OutputError, FileNotFoundError):
+                    continue
