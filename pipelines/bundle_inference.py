@@ -15,10 +15,11 @@ from monai.engines import SupervisedEvaluator
 from monai.inferers import Inferer
 from torch import Tensor
 
-from voxlate.data_prep import Preprocessing, UsageError, VoxlateError, find_cases
+from voxlate.data_prep import Preprocessing, VoxlateError
 from voxlate.networks import TranslationNetwork
 
-from .case_steps import read_case, stem
+from .case_list import folder_jobs, wanted_of, without_clashes
+from .case_steps import read_case
 from .device import autocast_dtype, inference_context
 from .one_to_many import OneToMany, resolve_targets
 
@@ -51,33 +52,18 @@ def list_scans(
         NoInputError: There is no such scan.
         UsageError: The output folder is the dataset's, or two scans would have the same outputs.
     """
-    root, output = Path(dataset_dir), Path(output_dir).resolve()
-    if output == root.resolve():
-        raise UsageError(
-            "the results would lie among the scans",
-            "name another output_dir",
-            code="E_OUTPUT",
-            file=output_dir,
-        )
+    root = Path(dataset_dir)
     source, _ = resolve_targets(modalities, source, None)
-    found: dict[str, Path] = {}
-    items = []
-    for case in find_cases(root, modalities, source=source):
-        path = case.files.get(source)
-        if path is None or output in path.resolve().parents:
-            continue
-        folder = path.parent.relative_to(root)
-        case_id = (folder / stem(path)).as_posix()
-        other = found.setdefault(case_id.casefold(), path)
-        if other != path:
-            raise UsageError(
-                f"{other.name} and {path.name} would have the same outputs",
-                "rename one of them",
-                code="E_CLASH",
-                file=path.parent,
-            )
-        items.append({"image": str(path), "folder": folder.as_posix(), "case_id": case_id})
-    return items
+    wanted = wanted_of(modalities, [source], None)
+    jobs = [j for j in folder_jobs(root, output_dir, modalities, wanted) if j.refusal is None]
+    return [
+        {
+            "image": job.scan,
+            "folder": Path(job.scan).parent.relative_to(root).as_posix(),
+            "case_id": job.id,
+        }
+        for job in without_clashes(jobs)
+    ]
 
 
 class PrepareScan:
