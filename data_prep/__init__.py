@@ -21,6 +21,7 @@ from .preprocess import Prepared, Preprocessing, Record
 from .reading import Scan, read_mask, read_scan, scan_from_array
 from .registration import register_rigid
 from .rigid_transform import RigidTransform, resample
+from .suitability import Suitability, assess
 from .writing import write_scan
 
 __all__ = [
@@ -40,9 +41,11 @@ __all__ = [
     "RigidTransform",
     "Scan",
     "ScanError",
+    "Suitability",
     "UsageError",
     "VoxlateError",
     "WeightsError",
+    "assess",
     "find_cases",
     "foreground",
     "guess_modality",

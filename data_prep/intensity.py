@@ -96,8 +96,8 @@ def cleared_value(volume: FloatArray) -> np.float32 | None:
 
 def _head_mask(volume: FloatArray, spacing: tuple[float, float, float]) -> BoolArray:
     """Find the head in a volume with a noisy background, at a coarse spacing."""
-    blocks = [max(1, round(COARSE_MM / s)) for s in spacing]
-    coarse = _block_means(volume, blocks)
+    blocks = coarse_blocks(spacing)
+    coarse = block_means(volume, blocks)
     low, high = np.percentile(coarse, (2, 98))
     if not high > low:
         return np.ones(volume.shape, dtype=bool)
@@ -119,7 +119,12 @@ def _head_mask(volume: FloatArray, spacing: tuple[float, float, float]) -> BoolA
     return grown[:x, :y, :z]
 
 
-def _block_means(volume: FloatArray, blocks: list[int]) -> FloatArray:
+def coarse_blocks(spacing: tuple[float, float, float]) -> list[int]:
+    """Voxels along each axis that come nearest to ``COARSE_MM``."""
+    return [max(1, round(COARSE_MM / s)) for s in spacing]
+
+
+def block_means(volume: FloatArray, blocks: list[int]) -> FloatArray:
     """Average blocks of voxels; the last of an axis is completed by its own edge."""
     short = [(0, -n % b) for n, b in zip(volume.shape, blocks, strict=True)]
     padded = np.pad(volume, short, mode="edge")
