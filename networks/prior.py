@@ -22,6 +22,28 @@ class PriorOutput(NamedTuple):
     start: Tensor
 
 
+class EncodedCase(NamedTuple):
+    """A case as a prior wants it, whatever the target.
+
+    ``latents`` (b, m, c, *size) are scaled, zeros where nothing is given; ``available`` is (b, m)
+    bool; ``structure`` is what the prior's own ``encode_case`` found in the volumes, None for a
+    prior that reads latents alone.
+    """
+
+    latents: Tensor
+    available: Tensor
+    structure: Tensor | None
+
+    def expand(self, count: int) -> "EncodedCase":
+        """A single case (b = 1) as ``count`` rows, without a copy."""
+        structure = self.structure
+        return EncodedCase(
+            self.latents.expand(count, *self.latents.shape[1:]),
+            self.available.expand(count, -1),
+            None if structure is None else structure.expand(count, *structure.shape[1:]),
+        )
+
+
 class MSSpadePrior(nn.Module):
     """ALDM's prior: the one source latent, and its MS-SPADE translation towards the target.
 

@@ -7,7 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .availability import check_available
 from .noise_scheduler import DIFFUSION_FACTS
+from .prior import EncodedCase, PriorOutput
 from .resshift import RESSHIFT_FACTS
 from .text_knowledge import TextKnowledge
 
@@ -25,7 +27,9 @@ class TranslationNetwork(nn.Module):
     Args:
         autoencoder: Offers ``encode(volume)``, ``encode_continuous(volume)`` and
             ``decode(latent)``.
-        prior: Called as ``prior(latents, available, target)``.
+        prior: Called as ``prior(latents, available, target)``. One that reads volumes too offers
+            ``encode_case(volumes, available)``, called once per case, and gets what that gave as
+            its last argument.
         denoiser: Called as ``denoiser(x_t, timesteps, concat=..., modality=...)``; with ``text``
             and ``text_mask`` too where there is text.
         modalities: Names in one-hot order.
@@ -102,6 +106,43 @@ class TranslationNetwork(nn.Module):
         """Volume (b, 1, *size) of a scaled latent (b, c, *size / f)."""
         return self.autoencoder.decode(latent / self.scale_factor)  # type: ignore[operator]
 
+    def encode_given(self, volumes: Tensor, available: Tensor) -> Tensor:
+        """Scaled latents (b, m, c, *size / f) of what is given of (b, m, *size), zeros elsewhere.
+
+        One modality at a time, since whole volumes are large; slots that are not available, (b, m)
+        bool, are not read.
+        """
+        check_available(available, volumes)
+        slots = [slot for slot in range(volumes.shape[1]) if bool(available[:, slot].any())]
+        found = [self.encode(volumes[available[:, slot], slot].unsqueeze(1)) for slot in slots]
+        latents = found[0].new_zeros((*volumes.shape[:2], *found[0].shape[1:]))
+        for slot, latent in zip(slots, found, strict=True):
+            latents[available[:, slot], slot] = latent
+        return latents
+
+    def encode_case(self, volumes: Tensor, available: Tensor) -> EncodedCase:
+        """Encode what is given of a case, once for any number of targets.
+
+        Args:
+            volumes: One slot for each modality in order, (b, m, *size) in [-1, 1]; slots that are
+                not available may hold anything.
+            available: (b, m) bool, at least one a sample.
+
+        Returns:
+            What ``ask_prior`` wants.
+        """
+        latents = self.encode_given(volumes, available)
+        structure = None
+        if hasattr(self.prior, "encode_case"):
+            structure = self.prior.encode_case(volumes, available)
+        return EncodedCase(latents, available, structure)
+
+    def ask_prior(self, case: EncodedCase, target: Tensor) -> PriorOutput:
+        """What the prior says of each row's target (b,) int64."""
+        if case.structure is None:
+            return self.prior(case.latents, case.available, target)
+        return self.prior(case.latents, case.available, target, case.structure)
+
     def text_of(self, target: Tensor) -> dict[str, Tensor]:
         """What the denoiser is told of targets (b,): ``text`` and ``text_mask``, or nothing."""
         if self.text is None:
@@ -126,10 +167,18 @@ class TranslationNetwork(nn.Module):
         batch = latent.shape[0]
         slots = torch.stack([latent] + [torch.zeros_like(latent)] * (count - 1), dim=1)
         available = torch.arange(count, device=image.device).eq(0).unsqueeze(0).repeat(batch, 1)
+        structure = latent  # of a prior that reads latents alone: none
+        if hasattr(self.prior, "encode_case"):
+            volumes = torch.cat([image] + [torch.zeros_like(image)] * (count - 1), dim=1)
+            structure = self.prior.encode_case(volumes, available)
         translated = []
         for index in range(count):
             target = torch.full([batch], index, dtype=torch.int64, device=image.device)
-            translated.append(self.decode(self.prior(slots, available, target).start))
+            if hasattr(self.prior, "encode_case"):
+                start = self.prior(slots, available, target, structure).start
+            else:
+                start = self.prior(slots, available, target).start
+            translated.append(self.decode(start))
         return torch.cat(translated, dim=1)
 
     def facts(self) -> dict[str, Any]:

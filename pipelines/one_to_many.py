@@ -1,4 +1,4 @@
-"""One volume to every wanted contrast: one encode, then the targets are one batch."""
+"""What a case has to every wanted contrast: one encode, then the targets are one batch."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from voxlate.data_prep import UsageError, parse_modality
 from voxlate.networks import TranslationNetwork
 from voxlate.networks.latent_scheduler import LatentScheduler
+from voxlate.networks.prior import EncodedCase
 
 from .crops import BACKGROUND, MARGIN
 from .sampler import sample
@@ -23,7 +24,7 @@ Progress = Callable[[str, int, int], None]
 
 
 class OneToMany:
-    """Encode the source once, ask the prior for every target, denoise them together, decode each.
+    """Encode what is given once, ask the prior for every target, denoise together, decode each.
 
     The networks see the whole head and a margin around it, as in training (their norms average over
     what they see, so a wider empty border would shift intensities), padded with background to the
@@ -54,9 +55,9 @@ class OneToMany:
 
     def __call__(
         self,
-        volume: Float[Tensor, "1 1 *size"],
+        volume: Float[Tensor, "1 n *size"],
         *,
-        source: str,
+        source: str | Sequence[str],
         targets: Sequence[str],
         seed: int = 0,
         case_id: str = "",
@@ -65,8 +66,9 @@ class OneToMany:
         """Translate.
 
         Args:
-            volume: Intensity in [-1, 1], background -1, on the network's device.
-            source: The volume's modality, by the network's name.
+            volume: Intensity in [-1, 1], background -1, on the network's device; one channel for
+                each given contrast, all on one grid.
+            source: The channels' modalities, by the network's names; one name for one channel.
             targets: Wanted modalities, likewise; ``resolve_targets`` checks both.
             seed: The user's seed.
             case_id: The case, which with seed and target decides the noise.
@@ -76,11 +78,14 @@ class OneToMany:
             Intensity in [-1, 1], targets in the order asked for.
         """
         report = progress or _silent
+        sources = [source] if isinstance(source, str) else list(source)
+        if len(sources) != volume.shape[1]:
+            raise ValueError(f"{len(sources)} sources for {volume.shape[1]} channels")
         head = (slice(None), slice(None), *head_box(volume))
         shown = volume[head]
         dims = shown.dim() - 2
         shifts = getattr(self.network, "shifts", None) or [[0] * dims]
-        total = shown.new_zeros((len(targets), *shown.shape[1:]))
+        total = shown.new_zeros((len(targets), 1, *shown.shape[2:]))
         for turn, shift in enumerate(shifts):
 
             def turn_done(stage: str, done: int, steps: int, before: int = turn) -> None:
@@ -88,36 +93,37 @@ class OneToMany:
 
             pads = [amount for length in reversed(shift) for amount in (length, 0)]
             moved = F.pad(shown, pads, value=BACKGROUND)
-            made = self._pass(moved, source, targets, seed, case_id, turn_done)
+            made = self._pass(moved, sources, targets, seed, case_id, turn_done)
             for axis, start in enumerate(shift, start=2):
                 made = made.narrow(axis, start, shown.shape[axis])
             total += made / len(shifts)
-        whole = total.new_full((len(targets), *volume.shape[1:]), BACKGROUND)
+        whole = total.new_full((len(targets), 1, *volume.shape[2:]), BACKGROUND)
         whole[head] = total
         return whole
 
     def _pass(
         self,
         shown: Tensor,
-        source: str,
+        sources: Sequence[str],
         targets: Sequence[str],
         seed: int,
         case_id: str,
         report: Progress,
     ) -> Tensor:
-        """Translate (1, 1, *size) once: (t, 1, at least *size)."""
+        """Translate (1, n, *size) once: (t, 1, at least *size)."""
         known = list(self.network.modalities)
         report("encode", 0, 1)
         autoencoder: Any = self.network.autoencoder
         shown = pad_to_multiple(shown, autoencoder.downsampling, least=self.network.least_size)
-        latent = self.network.encode(shown)
-        slots = latent.new_zeros((1, len(known), *latent.shape[1:]))
-        slots[:, known.index(source)] = latent
+        volumes = shown.new_full((1, len(known), *shown.shape[2:]), BACKGROUND)
+        volumes[:, [known.index(name) for name in sources]] = shown
+        available = torch.tensor([[name in sources for name in known]], device=shown.device)
+        case = self.network.encode_case(volumes, available)
         report("encode", 1, 1)
         at_once = len(targets)
         while True:
             try:
-                answers = self._answers(slots, source, targets, seed, case_id, at_once, report)
+                answers = self._answers(case, targets, seed, case_id, at_once, report)
                 break
             except torch.cuda.OutOfMemoryError:
                 if at_once == 1:
@@ -134,8 +140,7 @@ class OneToMany:
 
     def _answers(
         self,
-        slots: Tensor,
-        source: str,
+        case: EncodedCase,
         targets: Sequence[str],
         seed: int,
         case_id: str,
@@ -151,31 +156,28 @@ class OneToMany:
             def step_done(done: int, total: int, before: int = index) -> None:
                 report("denoise", before * total + done, len(groups) * total)
 
-            answers.append(self._answer(slots, source, group, generators, step_done))
+            answers.append(self._answer(case, group, generators, step_done))
         return torch.cat(answers)
 
     def _answer(
         self,
-        slots: Tensor,
-        source: str,
+        case: EncodedCase,
         targets: Sequence[str],
         generators: Sequence[torch.Generator],
         step_done: Callable[[int, int], None],
     ) -> Tensor:
-        known = list(self.network.modalities)
-        latents = slots.expand(len(targets), *slots.shape[1:])
-        available = torch.tensor([[name == source for name in known]] * len(targets))
-        target = torch.tensor([known.index(name) for name in targets], device=slots.device)
-        concat, start = self.network.prior(latents, available.to(slots.device), target)
+        known, device = list(self.network.modalities), case.latents.device
+        target = torch.tensor([known.index(name) for name in targets], device=device)
+        concat, start = self.network.ask_prior(case.expand(len(targets)), target)
         if self.steps == 0:
             return start
-        self.scheduler.set_timesteps(self.steps, device=slots.device)
+        self.scheduler.set_timesteps(self.steps, device=device)
         return sample(
             self.network.denoiser,
             self.scheduler,
             concat=concat,
             modality=target,
-            noise=draw_noise(generators, slots.shape[2:]).to(slots.device),
+            noise=draw_noise(generators, case.latents.shape[2:]).to(device),
             **self.network.text_of(target),
             start=start,
             generators=generators,
@@ -221,11 +223,11 @@ def check_steps(scheduler: LatentScheduler, steps: int, *, least: int = 0) -> in
 
 
 def head_box(volume: Tensor, margin: int = MARGIN) -> list[slice]:
-    """Where the head is in (1, 1, *size), background -1, with ``margin`` voxels around it.
+    """Where a head is in any of (1, n, *size), background -1, with ``margin`` voxels around it.
 
     A volume of background alone is all head.
     """
-    inside = volume[0, 0] > BACKGROUND
+    inside = (volume[0] > BACKGROUND).any(0)
     box = []
     for axis, length in enumerate(inside.shape):
         present = inside.movedim(axis, 0).flatten(1).any(1).nonzero()
@@ -235,7 +237,7 @@ def head_box(volume: Tensor, margin: int = MARGIN) -> list[slice]:
 
 
 def pad_to_multiple(volume: Tensor, multiple: int, *, least: Sequence[int] = ()) -> Tensor:
-    """Add background behind each spatial axis of (b, 1, *size) until its size is a multiple.
+    """Add background behind each spatial axis of (b, n, *size) until its size is a multiple.
 
     Args:
         volume: Intensity, background -1.

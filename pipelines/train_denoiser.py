@@ -15,7 +15,7 @@ from .one_to_many import check_steps
 from .ranks import over_ranks
 from .sampler import sample
 from .seeds import case_noise
-from .train_prior import source_slots
+from .train_prior import case_volumes
 from .training import StageTrainer
 
 
@@ -55,10 +55,9 @@ class DenoiserTrainer(StageTrainer):
     def losses(self, batch: dict[str, Any], generator: torch.Generator) -> dict[str, Tensor]:
         """Mean squared error of the prediction."""
         with torch.no_grad():
-            volumes = torch.cat([batch["source"], batch["target"]])
-            source, clean = self.network.encode(volumes).float().chunk(2)
-            slots = source_slots(source, batch["available"])
-            prior = self.network.prior(slots, batch["available"], batch["target_index"])
+            case = self.network.encode_case(case_volumes(batch), batch["available"])
+            clean = self.network.encode(batch["target"]).float()
+            prior = self.network.ask_prior(case, batch["target_index"])
         noise = torch.randn(clean.shape, generator=generator).to(clean.device)
         steps = self.scheduler.num_used_timesteps
         timesteps = torch.randint(steps, clean.shape[:1], generator=generator).to(clean.device)
@@ -98,15 +97,13 @@ class TranslateBySampling(Inferer):
         self, inputs: Mapping[str, Any], network: TranslationNetwork, *args: Any, **kwargs: Any
     ) -> Any:
         """Rows of a picture: ``source``, ``target_like``, ``prediction``, ``target``."""
-        latent = network.encode(inputs["source"])
         target = inputs["target_index"]
-        prior = network.prior(
-            source_slots(latent, inputs["available"]), inputs["available"], target
-        )
+        case = network.encode_case(case_volumes(inputs), inputs["available"])
+        prior = network.ask_prior(case, target)
         noise = torch.cat(
             [
-                case_noise(self.seed, case, [network.modalities[index]], latent.shape[1:])
-                for case, index in zip(inputs["case"], target.tolist(), strict=True)
+                case_noise(self.seed, name, [network.modalities[index]], case.latents.shape[2:])
+                for name, index in zip(inputs["case"], target.tolist(), strict=True)
             ]
         )
         self.scheduler.set_timesteps(self.steps)
@@ -115,7 +112,7 @@ class TranslateBySampling(Inferer):
             self.scheduler,
             concat=prior.concat,
             modality=target,
-            noise=noise.to(latent.device),
+            noise=noise.to(case.latents.device),
             **network.text_of(target),
             start=prior.start,
         )

@@ -134,3 +134,53 @@ def test_script_trace_and_eager_agree() -> None:
     expected = net(image)
     torch.testing.assert_close(torch.jit.script(net)(image), expected)
     torch.testing.assert_close(torch.jit.trace(net, image, check_trace=False)(image), expected)
+
+
+def test_a_case_is_encoded_by_what_is_given_alone() -> None:
+    net = network()
+    net.scale_factor.fill_(4.0)
+    volumes = torch.rand(2, 2, 4, 4, 4)
+    available = torch.tensor([[True, False], [True, True]])
+    volumes[~available] = float("nan")
+    case = net.encode_case(volumes, available)
+    expected = 4 * torch.nan_to_num(volumes, 0.0).unsqueeze(2)
+    torch.testing.assert_close(case.latents, expected)
+    assert case.structure is None
+    one = net.encode_case(volumes[:1], available[:1]).expand(3)
+    start = net.ask_prior(one, torch.tensor([0, 1, 1])).start
+    added = torch.tensor([0.0, 1, 1]).view(-1, 1, 1, 1, 1)
+    torch.testing.assert_close(start, expected[0, 0] + added)
+
+
+class Remember(AddTarget):
+    """A prior that reads volumes: it adds their sum over what is given."""
+
+    calls = 0
+
+    def encode_case(self, volumes: Tensor, available: Tensor) -> Tensor:
+        self.calls += 1
+        return (volumes * available[:, :, None, None, None]).sum((1, 2, 3, 4))
+
+    def forward(  # type: ignore[override]
+        self, latents: Tensor, available: Tensor, target: Tensor, structure: Tensor
+    ) -> Output:
+        out = super().forward(latents, available, target)
+        return Output(out.concat, out.start + structure.view(-1, 1, 1, 1, 1))
+
+
+def test_a_prior_that_reads_volumes_reads_them_once_for_all_targets() -> None:
+    net = network()
+    net.prior = Remember()
+    volumes = torch.rand(1, 2, 4, 4, 4)
+    case = net.encode_case(volumes, torch.tensor([[True, True]]))
+    found = net.ask_prior(case.expand(2), torch.tensor([0, 1])).start
+    expected = volumes.sum(1, keepdim=True) + volumes.sum()
+    torch.testing.assert_close(found, torch.cat([expected, expected + 1]))
+    assert net.prior.calls == 1
+    image = volumes[:, :1]
+    torch.testing.assert_close(net(image), torch.cat([image, image + 1], dim=1) + image.sum())
+
+
+def test_a_case_without_a_contrast_is_refused() -> None:
+    with pytest.raises(ValueError, match="every sample needs a contrast"):
+        network().encode_case(torch.rand(1, 2, 4, 4, 4), torch.tensor([[False, False]]))
