@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from monai.bundle import ConfigWorkflow
+from monai.bundle import ConfigParser, ConfigWorkflow
+from typer.testing import CliRunner
 
 from voxlate.data_prep import VoxlateError
 from voxlate.data_prep.phantom import write_phantom_case
+from voxlate.pipelines.cli import app
 
 BUNDLE = Path(__file__).parents[2] / "bundles" / "brain_mri_translation"
 STAGES = ["autoencoder", "prior", "denoiser"]
@@ -58,6 +60,21 @@ network_def:
 """
 
 
+SHIFTING = """
+scheduler_def:
+  _target_: voxlate.networks.resshift.ResShiftScheduler
+  kappa: 1.0
+steps: 4
+network_def::schedule:
+  num_train_timesteps: 4
+  kappa: 1.0
+  power: 0.3
+  min_noise_level: 0.2
+  etas_end: 0.99
+  pixel_space: false
+"""
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
@@ -75,8 +92,6 @@ def workflow(stage: str, folder: Path, **options: Any) -> ConfigWorkflow:
         workflow_type="train",
         bundle_root=str(BUNDLE),
         dataset_dir=str(folder / "scans"),
-        runs_dir=str(folder),
-        network_files=[str(folder / "network.yaml")],
         validation_subjects=["patient19"],
         max_steps=2,
         steps_per_epoch=2,
@@ -85,7 +100,11 @@ def workflow(stage: str, folder: Path, **options: Any) -> ConfigWorkflow:
         log_every=1,
         device="cpu",
         precision="float32",
-        **options,
+        **{
+            "runs_dir": str(folder),
+            "network_files": [str(folder / "network.yaml")],
+            **options,
+        },
     )
 
 
@@ -119,3 +138,35 @@ def test_the_stages_build_on_each_other(folder: Path) -> None:
     with pytest.raises((VoxlateError, RuntimeError)) as error:
         refused.run()
     assert isinstance(error.value.__cause__ or error.value, VoxlateError)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_overlay_trains_resshift_and_its_bundle_translates(folder: Path, tmp_path: Path) -> None:
+    files = [folder / "network.yaml", tmp_path / "shifting.yaml"]
+    files[1].write_text(SHIFTING, encoding="utf-8")
+    options: dict[str, Any] = {
+        "runs_dir": str(tmp_path),
+        "initial_weights": None,
+        "network_files": [str(file) for file in files],
+        "train::trainer::loss_weights": "$@scheduler.loss_weights",
+    }
+    flow = workflow("denoiser", folder, **options)
+    flow.initialize()
+    flow.run()
+    flow.finalize()
+    bundle = tmp_path / "bundle"
+    (bundle / "configs").mkdir(parents=True)
+    (bundle / "models").mkdir()
+    parser = ConfigParser()
+    parser.read_config([str(file) for file in files])
+    parser.export_config_file(parser.get(), str(bundle / "configs" / "network.yaml"), fmt="yaml")
+    (tmp_path / "denoiser" / "model.pt").rename(bundle / "models" / "model.pt")
+    scan = next((folder / "scans").rglob("*t1.nii.gz"))
+    arguments = ["translate", str(scan), "--bundle", str(bundle), "--device", "cpu"]
+    result = CliRunner().invoke(app, [*arguments, "--output", str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    assert len(list((tmp_path / "out").rglob("*.nii.gz"))) == 3
+    wrong = [*arguments, "--output", str(tmp_path / "more"), "--steps", "5"]
+    result = CliRunner().invoke(app, wrong)
+    assert result.exit_code == 2 and "give 0 to 4" in result.output
+    assert not (tmp_path / "more").exists()

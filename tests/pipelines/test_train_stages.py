@@ -275,6 +275,33 @@ def test_shifting_is_trained_on_scaled_states_with_the_weights_of_their_timestep
     torch.testing.assert_close(loss.detach(), (weights * errors).mean().float())
 
 
+def test_four_trained_steps_improve_on_the_prior(cases: list[PreparedCase]) -> None:
+    """Whole volumes of the phantom, latents of unit variance, the source itself for a prior."""
+    scheduler = ResShiftScheduler()
+    network = tiny_network(schedule=scheduler.facts(), linear_skip=True, stem_levels=2)
+    volumes = ValidationVolumes(cases, MODALITIES, multiple=4)
+    start_from_linear_code(network, volumes, whitening=1.0)
+    torch.manual_seed(0)
+    options: dict[str, Any] = {"num_head_channels": 8, "norm_groups": 4, "refine_concat": True}
+    levels = {"channels": (8, 8), "attention_levels": (False, False)}
+    network.denoiser = Denoiser(3, 4, 8, **levels, **options)
+    pairs = PairDataset(cases, MODALITIES, multiple=4, crop_size=None)
+    loader = training_loader(pairs, 1)
+    options = {"steps": 100, "lr": 2e-3, "scheduler": scheduler, "train_data_loader": loader}
+    make_trainer("denoiser", network, cases, **options).run()
+    network.denoiser.eval()
+    sampled = TranslateBySampling(scheduler, steps=4)
+    errors = torch.zeros(2)
+    data = ValidationPairs(cases[1:], MODALITIES, multiple=4, sources=["t1"])
+    for batch in DataLoader(data, batch_size=1):
+        with torch.no_grad():
+            rows = sampled(batch, network)
+            truth = network.decode(network.encode(batch["target"]))
+        for place, name in enumerate(("target_like", "prediction")):
+            errors[place] += float((rows[name] - truth).square().mean())
+    assert errors[1] < 0.7 * errors[0]
+
+
 def test_scheduler_of_another_contract_is_not_trained(cases: list[PreparedCase]) -> None:
     for schedule, scheduler in (
         (SCHEDULE, ResShiftScheduler()),

@@ -9,10 +9,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from voxlate.data_prep import ScanError, UsageError, WeightsError, scan_from_array
+from voxlate.networks import TranslationNetwork
+from voxlate.networks.resshift import ResShiftScheduler
 from voxlate.pipelines import Translator
 from voxlate.pipelines.crops import BACKGROUND
 from voxlate.pipelines.one_to_many import (
@@ -34,6 +36,21 @@ def translator(known: SimpleNamespace, **change: Any) -> Translator:
     return Translator(known.network, **(arguments | change))
 
 
+def as_resshift(known: SimpleNamespace) -> SimpleNamespace:
+    """The known network and answer, walked by ResShift."""
+    scheduler = ResShiftScheduler()
+    network = TranslationNetwork(
+        known.network.autoencoder,
+        known.network.prior,
+        known.network.denoiser,
+        modalities=known.network.modalities,
+        quantized=False,
+        normalization={"percentiles": [0.5, 99.5]},
+        schedule=scheduler.facts(),
+    )
+    return SimpleNamespace(**{**vars(known), "network": network, "scheduler": scheduler})
+
+
 def expected(file: Path, shift: float) -> np.ndarray:
     """[0, 1] by the head's own percentiles; a shift of s in [-1, 1] is one of s / 2 there."""
     data = nib.load(file).get_fdata()
@@ -52,6 +69,49 @@ def test_known_answer_comes_back_on_the_scans_own_grid(
     np.testing.assert_allclose(result["flair"], expected(head_file, 0.3), atol=1e-5)
     np.testing.assert_allclose(result["t1ce"], expected(head_file, 0.1), atol=1e-5)
     assert result.skull_stripped and result["flair"].dtype == np.float32
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_shifting_with_a_perfect_denoiser_is_exact(
+    steps: int, known: SimpleNamespace, head_file: Path
+) -> None:
+    """The last step ends at the predicted clean latent, so no noise is left whatever was drawn."""
+    shifting = as_resshift(known)
+    direct = translator(shifting)(head_file, "t1", ["flair"], steps=0)
+    result = translator(shifting)(head_file, "t1", ["flair"], steps=steps, seed=steps)
+    np.testing.assert_allclose(result["flair"], expected(head_file, 0.3), atol=1e-5)
+    np.testing.assert_array_equal(result["flair"], direct["flair"])  # the prior knows it as well
+
+
+def test_shifting_begins_at_the_priors_latent(known: SimpleNamespace) -> None:
+    """A denoiser that answers what it sees, unscaled, gives the prior's latent and its noise."""
+    shifting = as_resshift(known)
+    shown: list[Tensor] = []
+
+    class Echo(nn.Module):
+        def forward(self, x_t: Tensor, timesteps: Tensor, **condition: Tensor) -> Tensor:
+            shown.append(x_t)
+            return x_t
+
+    shifting.network.denoiser = Echo()
+    volume = torch.full((1, 40, 48, 40), 0.5)
+    translator(shifting)(volume, "t1", ["flair"], steps=1)
+    scale = (4 * 0.99**2 + 1) ** 0.5
+    begun = scale * shown[0]
+    assert float(begun.mean()) == pytest.approx(0.5 + 0.3, abs=0.03)
+    assert float(begun.std()) == pytest.approx(2 * 0.99, rel=0.02)
+
+
+def test_more_steps_than_the_schedule_has_are_refused(known: SimpleNamespace) -> None:
+    with pytest.raises(UsageError, match="5 denoising steps are not possible.*give 0 to 4"):
+        translator(as_resshift(known))(torch.zeros(1, 4, 4, 4), steps=5)
+
+
+def test_shifting_scheduler_for_a_diffusion_network_is_refused(known: SimpleNamespace) -> None:
+    with pytest.raises(ValueError, match="beta_end is 0.0195, the scheduler's not used"):
+        OneToMany(known.network, ResShiftScheduler(), steps=1)
+    with pytest.raises(ValueError, match="not used, the scheduler's 0.0195"):
+        OneToMany(as_resshift(known).network, known.scheduler, steps=1)
 
 
 def test_background_of_an_unstripped_scan_is_left_to_the_networks(known: SimpleNamespace) -> None:
