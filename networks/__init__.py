@@ -9,13 +9,17 @@ from .adversarial import (
 )
 from .aldm_denoiser import aldm_denoiser
 from .attention import CrossAttention, SelfAttention
+from .band_attention import BandOptions
 from .ddim import DDIMScheduler
 from .ddpm import DDPMScheduler
 from .denoiser import Denoiser
+from .differential_attention import DifferentialAttention
 from .discriminator import patch_discriminator
 from .dpm_solver import DPMSolverScheduler
 from .ema import ExponentialMovingAverage
+from .frequency_balance import FrequencyBalance
 from .haar import haar_merge, haar_split
+from .knowledge_guidance import KnowledgeGuidance
 from .ms_spade import MSSpade, MSSpadeGenerator, MSSpadeResBlock, TableBGenerator
 from .noise_scheduler import NoiseScheduler
 from .perceptual import PerceptualLoss
@@ -30,13 +34,17 @@ from .wavelets import Wavelet
 
 __all__ = [
     "VQGAN",
+    "BandOptions",
     "CrossAttention",
     "DDIMScheduler",
     "DDPMScheduler",
     "DPMSolverScheduler",
     "Denoiser",
+    "DifferentialAttention",
     "Encoding",
     "ExponentialMovingAverage",
+    "FrequencyBalance",
+    "KnowledgeGuidance",
     "MSSpade",
     "MSSpadeGenerator",
     "MSSpadePrior",

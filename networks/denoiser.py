@@ -1,13 +1,17 @@
 """The denoiser: a latent U-Net that sees time, target modality and concatenated latents (ALDM)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .band_attention import band_options
 from .blocks import check_modality, check_text, conv, crop_like, group_norm, pad_to_multiple, zero
+from .frequency_balance import FrequencyBalance
 from .haar import haar_merge, haar_split
+from .knowledge_guidance import KnowledgeGuidance
 from .resnet import Downsample, Upsample, timestep_embedding
 from .unet_layers import DownLevel, LayerFactory, UNetLayer, UpLevel
 
@@ -50,6 +54,12 @@ class Denoiser(nn.Module):
         use_scale_shift_norm: Embeddings scale and shift after the norm instead of being added
             before it.
         use_checkpoint: Recompute each layer in the backward pass to save memory.
+        frequency_balance: Blocks on the decoder's features before each skip joins them: their
+            ``levels``, as ``attention_levels`` has them, and the fields of ``BandOptions``. An
+            attention takes in every second voxel along each axis at once: choose levels for which
+            that is not too much. None for no blocks. See ``FrequencyBalance``.
+        knowledge_guidance: A block in the middle that reads text: ``text_channels``, the width of a
+            token, and the fields of ``BandOptions``. None for none. See ``KnowledgeGuidance``.
         refine_concat: Add the last latent of ``concat``, the prior's answer, to the output. For the
             prediction type "sample" an untrained denoiser then gives the prior's answer.
         refine_scale: Factor on what is added to the prior's answer; 1 in training. Below 1 it
@@ -57,8 +67,8 @@ class Denoiser(nn.Module):
 
     Raises:
         ValueError: ``refine_concat`` without a latent in ``concat``, ``channels`` and another list
-            of levels differ in length, ``modality_conditioning`` is unknown, or (call, outside
-            TorchScript) an argument does not fit the denoiser.
+            of levels differ in length, ``modality_conditioning`` or an option of a block is unknown
+            or missing, or (call, outside TorchScript) an argument does not fit the denoiser.
     """
 
     def __init__(
@@ -79,6 +89,8 @@ class Denoiser(nn.Module):
         dropout: float = 0.0,
         use_scale_shift_norm: bool = False,
         use_checkpoint: bool = False,
+        frequency_balance: Mapping[str, Any] | None = None,
+        knowledge_guidance: Mapping[str, Any] | None = None,
         refine_concat: bool = False,
         refine_scale: float = 1.0,
     ) -> None:
@@ -106,7 +118,6 @@ class Denoiser(nn.Module):
             )
         self.num_modalities, self.noisy_first = num_modalities, noisy_first
         self.refine_concat, self.refine_scale = refine_concat, refine_scale
-        self.text_channels = 0
         self.time_channels = channels[0]
         self.multiple = 2 ** (len(channels) - 1 + stem_levels)
         conditioning = modality_conditioning if num_modalities > 0 else "none"
@@ -123,6 +134,20 @@ class Denoiser(nn.Module):
             dropout,
             use_checkpoint,
         )
+
+        guidance = dict(knowledge_guidance or {})
+        self.text_channels = int(guidance.pop("text_channels", 0))
+        if knowledge_guidance is not None and self.text_channels < 1:
+            raise ValueError(f"knowledge_guidance needs text_channels, got {knowledge_guidance}")
+        balance = dict(frequency_balance or {})
+        balance_levels = balance.pop("levels", [False] * len(channels))
+        if len(balance_levels) != len(channels):
+            raise ValueError(
+                f"channels {channels} and the levels of frequency_balance {balance_levels} differ "
+                "in length"
+            )
+        if frequency_balance is not None and not any(balance_levels):
+            raise ValueError(f"frequency_balance names no level, got {frequency_balance}")
 
         def layer(width_in: int, level: int, attention: bool) -> UNetLayer:
             return factory.build(width_in, channels[level], heads[level], attention)
@@ -152,13 +177,40 @@ class Denoiser(nn.Module):
                 skips.append(width)
             self.down.append(DownLevel(layers, None if last else Downsample(spatial_dims, width)))
         self.middle = nn.ModuleList([layer(width, index, True), layer(width, index, False)])
+        self.guidance = (
+            KnowledgeGuidance(
+                width,
+                self.text_channels,
+                band_options(guidance),
+                spatial_dims=spatial_dims,
+                norm_groups=norm_groups,
+            )
+            if self.text_channels > 0
+            else None
+        )
         self.up = nn.ModuleList()
+        depth = 0
         for index in reversed(range(len(channels))):
             layers = []
+            balances: list[FrequencyBalance | nn.Identity] = []
             for _ in range(num_res_blocks + 1):
+                if balance_levels[index]:
+                    balances.append(
+                        FrequencyBalance(
+                            width,
+                            band_options(balance),
+                            spatial_dims=spatial_dims,
+                            norm_groups=norm_groups,
+                            depth=depth,
+                        )
+                    )
+                    depth += 1
+                else:
+                    balances.append(nn.Identity())
                 layers.append(layer(width + skips.pop(), index, attention_levels[index]))
                 width = channels[index]
-            self.up.append(UpLevel(layers, Upsample(spatial_dims, width) if index > 0 else None))
+            resample = Upsample(spatial_dims, width) if index > 0 else None
+            self.up.append(UpLevel(layers, balances, resample))
         self.norm_out = group_norm(width, norm_groups)
         self.conv_out = zero(conv(spatial_dims, width, latent_channels * bands, 3))
 
@@ -198,7 +250,7 @@ class Denoiser(nn.Module):
         h = pad_to_multiple(h, self.multiple)
         for _ in range(self.stem_levels):
             h = haar_split(h, self.spatial_dims)
-        h = self.unet(h, embedding, token)
+        h = self.unet(h, embedding, token, text, text_mask)
         for _ in range(self.stem_levels):
             h = haar_merge(h, self.spatial_dims)
         h = crop_like(h, x_t)
@@ -223,14 +275,23 @@ class Denoiser(nn.Module):
             embedding = embedding + weights @ self.modality_embedding.weight
         return embedding, weights.unsqueeze(1)
 
-    def unet(self, h: Tensor, embedding: Tensor, token: Tensor) -> Tensor:
+    def unet(
+        self,
+        h: Tensor,
+        embedding: Tensor,
+        token: Tensor,
+        text: Tensor | None,
+        text_mask: Tensor | None,
+    ) -> Tensor:
         """The U-Net at its own resolution; every size a multiple of 2 ** (levels - 1)."""
         skips: list[Tensor] = [self.conv_in(h)]
         for level in self.down:
             skips.extend(level(skips[-1], embedding, token))
         h = skips[-1]
-        for layer in self.middle:
-            h = layer(h, embedding, token)
+        h = self.middle[0](h, embedding, token)
+        if self.guidance is not None and text is not None:
+            h = self.guidance(h, text, text_mask)
+        h = self.middle[1](h, embedding, token)
         for level in self.up:
             h = level(h, skips, embedding, token)
         return self.conv_out(F.silu(self.norm_out(h)))

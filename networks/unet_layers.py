@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .attention import CrossAttention, SelfAttention
+from .frequency_balance import FrequencyBalance
 from .resnet import Downsample, TimeResBlock, Upsample
 from .transformer import SpatialTransformer
 
@@ -105,15 +106,24 @@ class DownLevel(nn.Module):
 
 
 class UpLevel(nn.Module):
-    """The layers of one resolution, each after its skip, and but for the last, the step up."""
+    """The layers of one resolution, each after its skip, and but for the last, the step up.
 
-    def __init__(self, layers: Sequence[UNetLayer], resample: Upsample | None) -> None:
+    What ``balances`` holds changes the features before each skip joins them.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[UNetLayer],
+        balances: Sequence[FrequencyBalance | nn.Identity],
+        resample: Upsample | None,
+    ) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
+        self.balances = nn.ModuleList(balances)
         self.resample = resample
 
     def forward(self, h: Tensor, skips: list[Tensor], embedding: Tensor, token: Tensor) -> Tensor:
         """The features after the level; takes its skips off the end of the list."""
-        for layer in self.layers:
-            h = layer(torch.cat([h, skips.pop()], dim=1), embedding, token)
+        for balance, layer in zip(self.balances, self.layers):  # noqa: B905 (TorchScript)
+            h = layer(torch.cat([balance(h), skips.pop()], dim=1), embedding, token)
         return h if self.resample is None else self.resample(h)

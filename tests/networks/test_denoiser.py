@@ -19,6 +19,10 @@ from voxlate.networks.resnet import TimeResBlock, timestep_embedding
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}
 
 
+BALANCE = {"levels": [False, True, True], "head_channels": 4}
+GUIDANCE = {"text_channels": 6, "head_channels": 4}
+
+
 def denoiser(**options: Any) -> Denoiser:
     """A small one, with noise in the layers that start at zero."""
     torch.manual_seed(0)
@@ -30,9 +34,14 @@ def denoiser(**options: Any) -> Denoiser:
     return net
 
 
-def arguments(*size: int, batch: int = 2) -> dict[str, Tensor]:
+def arguments(*size: int, batch: int = 2, options: Any = ()) -> dict[str, Tensor]:
+    """What a denoiser with these options is given."""
     generator = torch.Generator().manual_seed(1)
-    return {
+    text = {
+        "text": torch.randn(batch, 5, 6, generator=generator),
+        "text_mask": torch.arange(5) < torch.tensor([[3], [5], [1], [4]])[:batch],
+    }
+    return (text if "knowledge_guidance" in options else {}) | {
         "x_t": torch.randn(batch, 2, *size, generator=generator),
         "timesteps": torch.tensor([3, 996, 500, 0])[:batch],
         "concat": torch.randn(batch, 4, *size, generator=generator),
@@ -96,12 +105,24 @@ def test_presets_have_the_published_number_of_parameters() -> None:
         },
         {"stem_levels": 1},
         {"use_scale_shift_norm": True, "num_res_blocks": 2},
+        {"frequency_balance": BALANCE},
+        {"knowledge_guidance": GUIDANCE},
+        {"frequency_balance": BALANCE, "knowledge_guidance": {**GUIDANCE, "bands": ["low"]}},
     ],
-    ids=["embedding", "cross attention", "transformer", "stem", "scale shift"],
+    ids=[
+        "embedding",
+        "cross attention",
+        "transformer",
+        "stem",
+        "scale shift",
+        "frequency balance",
+        "knowledge guidance",
+        "both",
+    ],
 )
 class TestEveryKind:
     def test_batch_equals_one_by_one_in_any_order(self, options: dict[str, Any]) -> None:
-        net, given = denoiser(**options), arguments(4, 8, 5, batch=4)
+        net, given = denoiser(**options), arguments(4, 8, 5, batch=4, options=options)
         with torch.no_grad():
             together = net(**given)
             for order in ([0], [2], [3, 1, 0, 2]):
@@ -109,16 +130,17 @@ class TestEveryKind:
                 torch.testing.assert_close(some, together[order], **TOLERANCE)
 
     def test_every_argument_matters(self, options: dict[str, Any]) -> None:
-        net, given = denoiser(**options), arguments(4, 8, 8)
+        net, given = denoiser(**options), arguments(4, 8, 8, options=options)
         with torch.no_grad():
             out = net(**given)
             for name, value in given.items():
-                changed = net(**{**given, name: value + 1 if name != "modality" else value.flip(0)})
+                shifted = value.flip(0) if name in ("modality", "text_mask", "text") else value + 1
+                changed = net(**{**given, name: shifted})
                 assert (changed - out).abs().amax(dim=(1, 2, 3, 4)).min() > 1e-3, name
 
     def test_every_parameter_learns(self, options: dict[str, Any]) -> None:
         net = denoiser(**options)
-        net(**arguments(8, 8, 8)).square().sum().backward()
+        net(**arguments(8, 8, 8, options=options)).square().sum().backward()
         for name, parameter in net.named_parameters():
             one_token = "cross_attention" in name and (
                 ".q." in name or ".k." in name or ".norm" in name
@@ -126,14 +148,14 @@ class TestEveryKind:
             assert one_token or parameter.grad.any(), name
 
     def test_script_trace_and_export_agree(self, options: dict[str, Any]) -> None:
-        net, given = denoiser(**options), arguments(4, 8, 5)
-        other = arguments(4, 8, 5)
+        net, given = denoiser(**options), arguments(4, 8, 5, options=options)
+        other = arguments(4, 8, 5, options=options)
         other["modality"] = torch.tensor([1, 1])
         with torch.no_grad():
             expected = net(**given)
             torch.testing.assert_close(torch.jit.script(net)(**given), expected)
-            traced = torch.jit.trace(net, tuple(other.values()), check_trace=False)
-            torch.testing.assert_close(traced(*given.values()), expected)
+            traced = torch.jit.trace(net, example_kwarg_inputs=other, check_trace=False)
+            torch.testing.assert_close(traced(**given), expected)
             exported = torch.export.export(net, (), other).module()
             torch.testing.assert_close(exported(**given), expected)
 
@@ -144,15 +166,71 @@ class TestEveryKind:
             4,
             **{"channels": (32, 32, 32), "attention_levels": (False, False, True), **options},
         )
-        assert not net(**arguments(4, 4, 4)).any()
+        assert not net(**arguments(4, 4, 4, options=options)).any()
 
     def test_checkpointing_changes_no_gradient(self, options: dict[str, Any]) -> None:
         gradients = []
         for use_checkpoint in (False, True):
             net = denoiser(**options, use_checkpoint=use_checkpoint).train()
-            net(**arguments(4, 4, 8)).square().sum().backward()
+            net(**arguments(4, 4, 8, options=options)).square().sum().backward()
             gradients.append([parameter.grad for parameter in net.parameters()])
         torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (9, 7), (5, 6, 7)])
+@pytest.mark.parametrize("stem", [0, 1])
+def test_switching_blocks_on_changes_no_bit_of_a_trained_denoiser(
+    size: tuple[int, ...], stem: int
+) -> None:
+    common = {"spatial_dims": len(size), "stem_levels": stem}
+    trained, given = denoiser(**common), arguments(*size)
+    options = {"frequency_balance": BALANCE, "knowledge_guidance": GUIDANCE}
+    net = Denoiser(
+        **{"latent_channels": 2, "concat_channels": 4, "channels": (8, 8, 16)},
+        **{"num_head_channels": 4, "norm_groups": 4, **common, **options},
+    ).eval()
+    found = net.load_state_dict(trained.state_dict(), strict=False)
+    assert not found.unexpected_keys and found.missing_keys
+    assert all(".balances." in k or k.startswith("guidance.") for k in found.missing_keys)
+    with torch.no_grad():
+        out = net(**arguments(*size, options=options))
+        assert torch.equal(out, trained(**given))
+        for name, parameter in net.named_parameters():
+            if ".out." in name and name in found.missing_keys:
+                nn.init.normal_(parameter)
+        assert not torch.equal(net(**arguments(*size, options=options)), out)
+
+
+def test_blocks_stand_where_the_paper_has_them() -> None:
+    net = denoiser(frequency_balance=BALANCE, knowledge_guidance=GUIDANCE)
+    kinds = [[type(part).__name__ for part in level.balances] for level in net.up]
+    assert kinds == [["FrequencyBalance"] * 2, ["FrequencyBalance"] * 2, ["Identity"] * 2]
+    assert net.text_channels == 6
+    seen: list[int] = []
+    for level in net.up:
+        for balance in level.balances:
+            balance.register_forward_pre_hook(lambda _, given: seen.append(given[0].shape[1]))
+    net(**arguments(8, 8, 8, options={"knowledge_guidance"}))
+    assert seen == [16, 16, 16, 8, 8, 8]  # before the skip's channels join
+
+
+def test_lambda_by_depth_counts_the_blocks_from_the_bottom_up() -> None:
+    net = denoiser(frequency_balance={**BALANCE, "lambda_init": None})
+    starts = [block.bands.high.lambda_init for level in net.up[:2] for block in level.balances]
+    assert starts == pytest.approx([0.8 - 0.6 * math.exp(-0.3 * depth) for depth in range(4)])
+
+
+def test_text_that_does_not_fit_is_refused() -> None:
+    net, given = denoiser(knowledge_guidance=GUIDANCE), arguments(4, 4, 4)
+    for change, message in (
+        ({}, "reads text of 6 channels, got None"),
+        ({"text": torch.zeros(2, 5, 7)}, "text must have shape"),
+        ({"text": torch.zeros(1, 5, 6)}, "text must have shape"),
+        ({"text": torch.zeros(2, 5, 6), "text_mask": torch.ones(2, 5)}, "text_mask must be bool"),
+        ({"text": torch.zeros(2, 5, 6), "text_mask": torch.ones(2, 4) > 0}, "text_mask must be"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            net(**given, **change)
 
 
 @pytest.mark.parametrize("stem", [0, 1])
@@ -267,6 +345,10 @@ def test_arguments_that_do_not_fit_are_refused(
         ({"modality_conditioning": "text"}, "must be in"),
         ({"spatial_dims": 4}, "spatial_dims must be 2 or 3"),
         ({"num_head_channels": 5}, "no multiple of head_channels"),
+        ({"knowledge_guidance": {}}, "knowledge_guidance needs text_channels"),
+        ({"knowledge_guidance": {**GUIDANCE, "dims": 3}}, "no option dims; there are bands"),
+        ({"frequency_balance": {**BALANCE, "levels": [True]}}, "frequency_balance .* differ"),
+        ({"frequency_balance": {"bands": ["low"]}}, "frequency_balance names no level"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(options: dict[str, Any], message: str) -> None:
