@@ -113,17 +113,24 @@ def _spelled(column: str) -> str:
     return next((name for name, others in ALIASES.items() if column in others), column)
 
 
+YOUR_OWN = Protocol(
+    modalities=(),
+    source="none: your own data, at the size of the default bundle",
+    register=True,
+    spacing=(1.0, 1.0, 1.0),
+    multiple_of=8,
+)
 BIDS = Layout(
     "bids",
     "a BIDS data set",
     "sub-01/[ses-1/]anat/sub-01_[ses-1_]T1w.nii.gz",
     _find_bids,
-    Protocol(modalities=(), source="none: your own data", register=True, spacing=(1.0, 1.0, 1.0)),
+    YOUR_OWN,
 )
 TABLE = Layout(
     "table",
     "a table",
     "table.csv with the columns id, t1, t2, ... and paths relative to the table",
     _find_table,
-    Protocol(modalities=(), source="none: your own data", register=True, spacing=(1.0, 1.0, 1.0)),
+    YOUR_OWN,
 )

@@ -114,7 +114,7 @@ ISLES_2015 = Layout(
         modalities=("t1", "t2", "flair", "dwi"),
         source="DFBK: 28 cases for training, 36 for test, 64 middle slices of 224 x 224",
         reference="flair",
-        size=(224, 224, 144),
+        size=(224, 224, 160),
         split=(28, 36),
         slices=64,
     ),

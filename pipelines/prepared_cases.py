@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from voxlate.data_prep import NoInputError, Preprocessing, ScanError, read_scan
+from voxlate.data_prep import NoInputError, Preprocessing, ScanError
 from voxlate.data_prep.cases import Case
+from voxlate.data_prep.contrasts import read_contrast
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +89,7 @@ def prepare_case(case: Case, preprocessing: Preprocessing, cache_dir: Path) -> P
         facts.append([modality, str(found), stat.st_size, stat.st_mtime_ns])
     folder = cache_dir / hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
     if not folder.is_dir():
-        read = {modality: read_scan(file) for modality, file in case.files.items()}
+        read = {name: read_contrast(file, name) for name, file in case.files.items()}
         plan = preprocessing.plan(*read.values())
         building = cache_dir / f".{folder.name}.{os.getpid()}.tmp"
         building.mkdir(parents=True)

@@ -86,7 +86,7 @@ def ixi(root: Path, count: int) -> None:
     for seed in range(count):
         name = f"IXI{seed + 2:03d}-{('Guys', 'HH', 'IOP')[seed % 3]}-{800 + seed:04d}"
         source = phantom(seed)
-        # the T1 was scanned sagittally, T2 and PD axially with other voxels: three affines, one head
+        # the T1 was scanned sagittally, T2 and PD axially, the head a little further on
         turn = nib.Nifti1Image(source.volumes["t1"], source.affine).as_reoriented(
             np.array([[2, 1], [0, -1], [1, 1]])
         )

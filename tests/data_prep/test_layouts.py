@@ -1,4 +1,4 @@
-"""Each data set is found in the tree it is downloaded as; what is missing is said with its place."""
+"""Each data set is found in the tree it comes in; what is missing is said with its place."""
 
 import shutil
 from pathlib import Path
