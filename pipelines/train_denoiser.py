@@ -11,6 +11,7 @@ from torch import Tensor
 from voxlate.networks.latent_scheduler import LatentScheduler, refuse_difference
 from voxlate.networks.translation import TranslationNetwork
 
+from .encoded_pairs import encode_pair
 from .one_to_many import check_steps
 from .ranks import over_ranks
 from .sampler import sample
@@ -55,19 +56,18 @@ class DenoiserTrainer(StageTrainer):
     def losses(self, batch: dict[str, Any], generator: torch.Generator) -> dict[str, Tensor]:
         """Mean squared error of the prediction."""
         with torch.no_grad():
-            case = self.network.encode_case(case_volumes(batch), batch["available"])
-            clean = self.network.encode(batch["target"]).float()
-            prior = self.network.ask_prior(case, batch["target_index"])
+            known = encode_pair(self.network, batch)
+        clean, concat = known["clean"], known["concat"]
         noise = torch.randn(clean.shape, generator=generator).to(clean.device)
         steps = self.scheduler.num_used_timesteps
         timesteps = torch.randint(steps, clean.shape[:1], generator=generator).to(clean.device)
-        x_t = self.scheduler.add_noise(clean, noise, timesteps, start=prior.start.float())
+        x_t = self.scheduler.add_noise(clean, noise, timesteps, start=known["start"])
         wanted = self.scheduler.training_target(clean, noise, timesteps)
         prediction = self.inferer(
             self.scheduler.model_input(x_t, timesteps),
             self.denoiser,
             timesteps,
-            concat=prior.concat.float() if prior.concat.shape[1] else None,
+            concat=concat if concat.shape[1] else None,
             modality=batch["target_index"],
             **self.network.text_of(batch["target_index"]),
         )

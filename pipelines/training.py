@@ -136,8 +136,7 @@ class StageTrainer(Trainer):
         self.clip_norm, self.seed = clip_norm, seed
         self.inferer = inferer or SimpleInferer()
         if channels_last:
-            deep = any(p.dim() == 5 for p in network.parameters())
-            network.to(memory_format=torch.channels_last_3d if deep else torch.channels_last)
+            keep_channels_last(network)
         network.requires_grad_(False)
         network.eval()
         trained.requires_grad_(True)
@@ -247,3 +246,17 @@ class StageTrainer(Trainer):
         self.load_extra_state(state["extra"])
         self.state.iteration = state["step"]
         self.state.epoch = state["step"] // self.state.epoch_length
+
+
+def keep_channels_last(network: nn.Module) -> None:
+    """Order the weights of convolutions channels-last, in place; other tensors stay as they are.
+
+    ``Module.to(memory_format=...)`` would refuse a network that has tensors of four and of five
+    axes.
+    """
+    weights = [weight for weight in network.parameters() if weight.dim() in (4, 5)]
+    axes = max((weight.dim() for weight in weights), default=4)
+    order = torch.channels_last_3d if axes == 5 else torch.channels_last
+    for weight in weights:
+        if weight.dim() == axes:
+            weight.data = weight.data.contiguous(memory_format=order)

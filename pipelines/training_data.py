@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatch
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -186,12 +186,22 @@ class PairDataset(CropDataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         """``source``, ``target`` (1, x, y, z), their indices, ``available`` (m,), ``case``."""
         rng = np.random.default_rng([self.seed, index])
+        return self.show(*self.draw_pair(rng), rng)
+
+    def draw_pair(self, rng: np.random.Generator) -> tuple[PreparedCase, int, int]:
+        """A case, and the indices of its source and its target."""
         case, target = self.draw_target(rng)
         others = self.sources(case, self.modalities[target])
         weights = np.array([self.source_weights[self.modalities[other]] for other in others])
         source = int(rng.choice(others, p=weights / weights.sum()))
         if rng.random() < self.identity_share:
             source = target
+        return case, source, target
+
+    def show(
+        self, case: PreparedCase, source: int, target: int, rng: np.random.Generator
+    ) -> dict[str, Any]:
+        """A pair of a case, in a view and a variation that are drawn."""
         view = self.draw_view(case, rng)
         names = [self.modalities[source], self.modalities[target]]
         crops = read_view([case.volume(name) for name in names], view)
@@ -227,7 +237,16 @@ class StepSampler(Sampler[list[int]]):
             step += 1
 
 
-def training_loader(dataset: CropDataset, batch_size: int, *, num_workers: int = 0) -> DataLoader:
+class Crops(Protocol):
+    """A training set, by number; ``crop_size`` is None where samples differ in size."""
+
+    crop_size: Sequence[int] | None
+
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+    def __len__(self) -> int: ...
+
+
+def training_loader(dataset: Crops, batch_size: int, *, num_workers: int = 0) -> DataLoader:
     """Endless batches of a training set; a trainer starts it at its own step.
 
     Raises:
@@ -236,7 +255,7 @@ def training_loader(dataset: CropDataset, batch_size: int, *, num_workers: int =
     if dataset.crop_size is None and batch_size > 1:
         raise ValueError(f"whole volumes differ in size: batch_size must be 1, got {batch_size}")
     return DataLoader(
-        dataset,
+        dataset,  # type: ignore[arg-type]
         batch_sampler=StepSampler(batch_size),
         num_workers=num_workers,
         pin_memory=torch.cuda.is_available(),
