@@ -48,7 +48,10 @@ class _Abandoned(Exception):
 
 
 def run_cases(jobs: Iterable[CaseJob], runner: Steps, emit: Emit, *, ahead: int = AHEAD) -> None:
-    """Run cases; at most ``ahead`` wait read, one is in the network, one is written.
+    """Run cases; at most ``ahead`` wait read, one is in the network, one is being written.
+
+    So a killed run has lost the work on two cases at most: the network takes up a case when the one
+    before it is given to the writing thread, and waits with its answer until that has ended.
 
     What a case becomes does not depend on the others or on the order: its noise is its own. An
     interruption drops the case in the network and what was only read, and lets the case that is
@@ -78,6 +81,7 @@ def run_cases(jobs: Iterable[CaseJob], runner: Steps, emit: Emit, *, ahead: int 
         thread.start()
     try:
         while not isinstance(item := read.get(), _End):
+            read.free()
             answer = _translated(item, runner, emit)
             if answer is not None:
                 made.put((item, answer))
@@ -140,6 +144,7 @@ def _writing(runner: Steps, emit: Emit, made: _Channel) -> None:
         while not isinstance(item := made.get(), _End):
             emit("writing", {"case": item[0].job.id})
             emit("finished", {"outcome": runner.write(*item)})
+            made.free()
     except BaseException as error:
         made.error = error
     finally:
@@ -147,21 +152,28 @@ def _writing(runner: Steps, emit: Emit, made: _Channel) -> None:
 
 
 class _Channel:
-    """A short queue that either side can give up, so that the other never waits for ever."""
+    """A short queue that either side can give up, so that the other never waits for ever.
+
+    Args:
+        size: Items that were put and whose place was not freed.
+    """
 
     def __init__(self, size: int) -> None:
-        self._queue: queue.Queue[Any] = queue.Queue(size)
+        self._queue: queue.Queue[Any] = queue.Queue()
+        self._places = threading.Semaphore(size)
         self._closed = threading.Event()
         self.error: BaseException | None = None
 
     def put(self, item: object) -> None:
         while not self._closed.is_set():
-            try:
-                self._queue.put(item, timeout=POLL_SECONDS)
+            if self._places.acquire(timeout=POLL_SECONDS):
+                self._queue.put(item)
                 return
-            except queue.Full:
-                continue
         raise _Abandoned
+
+    def free(self) -> None:
+        """Let another item take the place of one that was got."""
+        self._places.release()
 
     def get(self) -> Any:
         """The next item; ``_End`` where the channel was closed and is empty."""
