@@ -147,7 +147,7 @@ def ssim(kind: str) -> Callable[[Size], Work]:
     def build(size: Size) -> Work:
         prediction, reference = pair(size)
         if kind == "voxlate":
-            from voxlate.pipelines.metrics import ssim as ours
+            from voxlate.pipelines.ssim import ssim as ours
 
             return lambda: {"SSIM": f"{float(ours(prediction, reference)):.6f}"}
         from monai.metrics import SSIMMetric

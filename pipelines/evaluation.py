@@ -1,46 +1,24 @@
 """One-to-many evaluation: every source to every other contrast of every case, against the truth."""
 
 import fnmatch
-import platform
 from collections.abc import Sequence
-from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import typer
 
-import voxlate
-from voxlate.data_prep import OutputError, UsageError, VoxlateError, parse_modality, read_scan
+from voxlate.data_prep import UsageError, VoxlateError, parse_modality, read_scan
 from voxlate.data_prep.cases import Case, find_cases
 
 from .cli import refusals
-from .evaluation_pairs import BRAIN_MASK, measure_pair
-from .evaluation_report import MARKDOWN_FILE, write_cases, write_summary
-from .evaluation_summary import Row, Statistic, summarize
+from .evaluation_pairs import read_truth, to_ras
+from .evaluation_pictures import Key
+from .evaluation_recorder import DEFAULT_SETS, Evaluation, Recorder, masks_used
+from .evaluation_report import MARKDOWN_FILE
 from .progress import CaseProgress
 from .translator import Translator
 
 SOME_FAILED, ALL_FAILED = 8, 9
-
-
-class Failure(NamedTuple):
-    """A pair that could not be measured, and why."""
-
-    case: str
-    source: str
-    target: str
-    code: str
-    what: str
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What was measured: values by case, their statistics, and the pairs that failed."""
-
-    rows: list[Row]
-    statistics: list[Statistic]
-    failures: list[Failure]
 
 
 def evaluate(
@@ -50,15 +28,16 @@ def evaluate(
     *,
     sources: Sequence[str] | None = None,
     targets: Sequence[str] | None = None,
+    metric_sets: Sequence[str] = DEFAULT_SETS,
     steps: int | None = None,
     seed: int = 0,
     quiet: bool = True,
 ) -> Evaluation:
     """Translate every source of every case to all its other contrasts, measure, and write a report.
 
-    ``cases.csv`` is written after every case, ``summary.json`` and ``summary.md`` at the end.
-    Metrics are taken on the scan's own grid. A scan that cannot be used is a failure of its pairs,
-    reported and counted, and does not stop the rest.
+    It is the report of ``voxlate evaluate``, without files in between: ``cases.csv`` is written
+    after every case, the rest at the end. Metrics are taken on the scan's own grid. A scan that
+    cannot be used is a failure of its pairs, reported and counted, and does not stop the rest.
 
     Args:
         translator: With its network.
@@ -66,6 +45,7 @@ def evaluate(
         output_dir: Made if absent; a report in it is replaced.
         sources: Only from these; by default from all.
         targets: Only to these; by default to all.
+        metric_sets: Beside the default one.
         steps: Denoising steps; by default the translator's.
         seed: Of the noise and the bootstrap.
         quiet: Show no progress.
@@ -91,10 +71,11 @@ def evaluate(
             "check --cases, --sources and --targets",
             code="E_NO_PAIR",
         )
-    folder = _made(Path(output_dir))
-    rows: list[Row] = []
-    failures: list[Failure] = []
+    run = "bundle" if translator.origin is None else translator.origin.bundle
+    recorder = Recorder(Path(output_dir), metric_sets, seed)
+    recorder.open()
     for number, (case, source, pairs) in enumerate(plan, start=1):
+        keys = {target: Key(run, case.id, source, target) for target in pairs}
         try:
             with CaseProgress(f"{case.id} {source} ({number}/{len(plan)})", quiet=quiet) as report:
                 scan = read_scan(case.files[source])
@@ -102,29 +83,20 @@ def evaluate(
                     scan, source, pairs, seed=seed, steps=steps, case_id=case.id, progress=report
                 )
         except VoxlateError as error:
-            failures += [_failure(case, source, target, error) for target in pairs]
+            for key in keys.values():
+                recorder.unmade(key, case, error)
             continue
-        for target in pairs:
+        given = to_ras(scan.data, scan.affine)[0]
+        for target, key in keys.items():
             try:
-                rows += measure_pair(case, made, target)
+                truth = read_truth(case, target, like=scan)
+                recorder.compared(case, truth, source, {source: given})
+                volume = to_ras(made[target], scan.affine)[0]
+                recorder.measured(key, case, truth, truth.from_scale(volume))
             except VoxlateError as error:
-                failures.append(_failure(case, source, target, error))
-        write_cases(rows, folder)
-    statistics = summarize(rows, seed=seed)
-    pairs_expected = sum(len(pairs) for _, _, pairs in plan)
-    write_cases(rows, folder)
-    write_summary(
-        statistics,
-        folder,
-        modalities=known,
-        run={
-            "pairs_expected": pairs_expected,
-            "pairs_measured": pairs_expected - len(failures),
-            "failures": [failure._asdict() for failure in failures],
-            "provenance": _provenance(translator, cases, steps, seed),
-        },
-    )
-    return Evaluation(rows, statistics, failures)
+                recorder.failed(key, error)
+        recorder.checkpoint()
+    return recorder.finish(modalities=known, provenance=_provenance(translator, cases, steps))
 
 
 def select_cases(cases: Sequence[Case], names: Sequence[str] | None) -> list[Case]:
@@ -160,6 +132,9 @@ def main(
     sources: Annotated[str, typer.Option(help="Contrasts, comma-separated. Default: all.")] = "",
     targets: Annotated[str, typer.Option(help="Contrasts, comma-separated. Default: all.")] = "",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:<index>.")] = "auto",
+    metric_sets: Annotated[
+        str, typer.Option(help="Sets beside the default one, comma-separated.")
+    ] = "",
     steps: Annotated[
         int | None, typer.Option(min=0, help="Denoising steps. Default: the bundle's.")
     ] = None,
@@ -175,12 +150,13 @@ def main(
             output_dir,
             sources=_listed(sources),
             targets=_listed(targets),
+            metric_sets=_listed(metric_sets) or (),
             steps=steps,
             seed=seed,
             quiet=quiet,
         )
     for failure in found.failures:
-        pair = f"{failure.case} {failure.source} to {failure.target}"
+        pair = f"{failure.case} {failure.given} to {failure.target}"
         typer.echo(f"voxlate: {pair}: {failure.what}", err=True)
     typer.echo(output_dir / MARKDOWN_FILE)
     if found.failures:
@@ -195,41 +171,18 @@ def _fits(own: str, name: str) -> bool:
     return name in (own, own.rsplit("/", 1)[-1]) or fnmatch.fnmatchcase(own, name)
 
 
-def _failure(case: Case, source: str, target: str, error: VoxlateError) -> Failure:
-    return Failure(case.id, source, target, error.code, str(error))
-
-
-def _made(folder: Path) -> Path:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"cannot be made ({error.strerror or error})",
-            "name another folder",
-            code="E_OUTPUT",
-            file=folder,
-        ) from None
-    return folder
-
-
-def _provenance(
-    translator: Translator, cases: Sequence[Case], steps: int | None, seed: int
-) -> dict[str, Any]:
+def _provenance(translator: Translator, cases: Sequence[Case], steps: int | None) -> dict[str, Any]:
     origin = translator.origin
     return {
         "bundle": None if origin is None else origin.bundle,
         "bundle_version": None if origin is None else origin.version,
         "weights_sha256": None if origin is None else origin.sha256,
         "cases": [case.id for case in cases],
-        "brain": {c.id: BRAIN_MASK if BRAIN_MASK in c.masks else "foreground" for c in cases},
+        "masks": masks_used(cases),
         "steps": translator.steps if steps is None else steps,
-        "seed": seed,
         "scheduler": type(translator.scheduler).__name__,
         "device": str(translator.device),
         "dtype": str(translator.dtype).removeprefix("torch."),
-        "voxlate": voxlate.__version__,
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("torch", "monai", "numpy", "nibabel")},
     }
 
 

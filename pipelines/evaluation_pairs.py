@@ -1,86 +1,230 @@
-"""One translation against the target's real scan, beside answers that need no network."""
+"""One prediction against the target's real scan, beside answers that need no network."""
 
-from typing import NamedTuple
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
 
+import nibabel as nib
 import numpy as np
+import numpy.typing as npt
 import torch
+from jaxtyping import Float
 from scipy import ndimage
 from torch import Tensor
 
 from voxlate.data_prep import Scan, ScanError, foreground, read_mask, read_scan
 from voxlate.data_prep.cases import Case
 
-from .case_steps import Translation, cleared_background
-from .evaluation_baselines import trivial_answers
-from .evaluation_summary import TRANSLATION, Row
-from .metrics import METRIC_SETS, measure, reference_map
+from .case_steps import cleared_background
+from .evaluation_baselines import MEAN, MeanImage, trivial_answers
+from .evaluation_row import TRANSLATION, Row, split_given
+from .evaluation_truth import Truth
+from .metric_sets import CT_ONLY, METRIC_SETS, Value
 
-BRAIN_MASK = "brainmask"  #: among a case's masks
+BRAIN_MASK, LESION_MASK = "brainmask", "lesion"  #: among a case's masks
+BASELINE_METRICS = ("psnr", "ssim", "nmse", "rmse", "mae", "sharpness")
+BASELINE_REGIONS = ("brain", "lesion")
+MAX_RATIO = 8.0  #: between the upper ends of prediction and reference; beyond it is another unit
+MADE_HERE = b"by voxlate"  #: in the header's description of what this project writes
 
-
-class Truth(NamedTuple):
-    """A target's real scan on its own [0, 1] scale, the brain where it counts, and the head.
-
-    Outside the head the background was cleared, and is 0; of a scan with noise around it, the head
-    is everything.
-    """
-
-    volume: Tensor
-    brain: Tensor
-    head: Tensor
+Scale = Literal["auto", "unit", "symmetric", "reference"]
 
 
-def measure_pair(case: Case, made: Translation, target: str) -> list[Row]:
-    """Every metric of the translation, and of the answers that need no network.
+def to_ras(
+    data: npt.NDArray[np.generic], affine: npt.NDArray[np.float64]
+) -> tuple[Tensor, npt.NDArray[np.float64]]:
+    """Flip and permute to right, anterior, superior axes; no voxel changes."""
+    axes = nib.io_orientation(affine)
+    turned = nib.orientations.apply_orientation(data, axes)
+    matrix = affine @ nib.orientations.inv_ornt_aff(axes, data.shape)
+    return torch.from_numpy(np.ascontiguousarray(turned)), matrix
+
+
+def read_truth(case: Case, target: str, *, like: Scan | None = None) -> Truth:
+    """Read the real scan of a target and its masks.
+
+    The brain is the case's ``brainmask`` or, without one, the foreground of the real scan with its
+    holes filled: never anything of the prediction.
+
+    Args:
+        case: With a file for the target.
+        target: Modality.
+        like: A scan that it must share the grid with.
 
     Raises:
-        ScanError: The target's real scan cannot be used, or lies on another grid.
+        ScanError: The scan or a mask cannot be used, or lies on another grid.
     """
-    truth = read_truth(case, target, like=made.scan)
-    answers = {TRANSLATION: torch.from_numpy(made[target])}
+    scan = read_scan(case.files[target])
+    if like is not None:
+        grid, matrix = to_ras(like.data, like.affine)
+        require_grid(scan, matrix, grid.shape, like.path)
+    if BRAIN_MASK in case.masks:
+        inside = read_mask(case.masks[BRAIN_MASK], like=scan)
+    else:
+        inside = ndimage.binary_fill_holes(foreground(scan.data, scan.spacing))
+    if not inside.any():
+        raise ScanError(
+            "the brain mask is empty",
+            "draw it again, or take it away",
+            code="E_MASK",
+            file=case.masks[BRAIN_MASK],
+        )
+    lesion = None
+    if LESION_MASK in case.masks:
+        lesion = to_ras(read_mask(case.masks[LESION_MASK], like=scan), scan.affine)[0]
+    stripped, head = cleared_background(scan)
+    volume, affine = to_ras(scan.data, scan.affine)
+    truth = Truth(
+        target,
+        volume,
+        to_ras(np.asarray(inside, dtype=bool), scan.affine)[0],
+        to_ras(head, scan.affine)[0],
+        float(scan.data[~head][0]) if stripped else None,
+        affine,
+        lesion,
+    )
     try:
-        source = torch.from_numpy(made.scan.data)
-        trivial = trivial_answers(source, truth.volume, truth.brain)
-        answers |= {name: volume * truth.head for name, volume in trivial.items()}
+        assert truth.scale
+    except ValueError as error:
+        raise ScanError(str(error), "leave it out", code="E_CONSTANT", file=scan.path) from None
+    return truth
+
+
+def require_grid(
+    scan: Scan, affine: npt.NDArray[np.float64], shape: Sequence[int], other: os.PathLike[str]
+) -> None:
+    """Refuse a scan whose grid, up to the order and direction of its axes, is not a RAS grid.
+
+    Raises:
+        ScanError: It is another.
+    """
+    data, own = to_ras(scan.data, scan.affine)
+    if data.shape != tuple(shape) or not np.allclose(own, affine, atol=1e-3):
+        raise ScanError(
+            f"its grid {scan.shape} is not that of {Path(other).name} {tuple(shape)}",
+            "register and resample the scans of a case to one grid first",
+            code="E_GRID",
+            file=scan.path,
+        )
+
+
+def read_prediction(
+    path: str | os.PathLike[str], truth: Truth, reference: os.PathLike[str], scale: Scale = "auto"
+) -> Float[Tensor, "x y z"]:
+    """Read a prediction and bring it into the unit of the real scan.
+
+    Args:
+        path: NIfTI file on the grid of the truth, in any order of its axes.
+        truth: The real scan.
+        reference: Its file, for messages.
+        scale: ``unit``: 0 and 1 are the 0.5th and 99.5th percentile of the brain. ``symmetric``:
+            -1 and 1 are. ``reference``: the unit of the real scan. ``auto``: ``unit`` for files
+            that this project wrote, else ``reference``.
+
+    Raises:
+        ScanError: It cannot be read, or lies on another grid, or is in another unit.
+    """
+    scan = read_scan(path)
+    require_grid(scan, truth.affine, truth.volume.shape, reference)
+    volume = to_ras(scan.data, scan.affine)[0]
+    if scale == "auto":
+        scale = "unit" if MADE_HERE in bytes(scan.header["descrip"].tobytes()) else "reference"
+    if scale == "symmetric":
+        return truth.from_scale((volume + 1) / 2 * truth.head)
+    if scale == "unit":
+        return truth.from_scale(volume)
+    low, high = truth.scale
+    reach = float(np.percentile(truth.scale(volume[truth.brain]).numpy(), 99.5))
+    if not 1 / MAX_RATIO < reach < MAX_RATIO:
+        top = low + reach * (high - low)
+        raise ScanError(
+            f"its intensities reach {top:.3g} in the brain, those of the real scan {high:.3g}",
+            "say what its 0 and 1 are by --prediction-scale unit, symmetric or reference",
+            code="E_SCALE",
+            file=path,
+        )
+    return volume
+
+
+def measure_translation(
+    prediction: Float[Tensor, "x y z"],
+    truth: Truth,
+    *,
+    run: str,
+    case: Case,
+    given: str,
+    metric_sets: Sequence[str],
+    note: str = "",
+) -> list[Row]:
+    """Every value of every set, of a prediction in the reference's unit."""
+    return [
+        _row(run, case, given, truth, TRANSLATION, name, value, note)
+        for name in fitting_sets(metric_sets, truth.target)
+        for value in METRIC_SETS[name].measure(prediction, truth)
+    ]
+
+
+def measure_baselines(
+    sources: Mapping[str, Float[Tensor, "x y z"]],
+    truth: Truth,
+    *,
+    case: Case,
+    given: str,
+    mean_image: MeanImage | None = None,
+) -> list[Row]:
+    """The default set's main values of the answers that need no network.
+
+    Raises:
+        ScanError: A source is constant in the brain.
+    """
+    rows = []
+    try:
+        answers = dict(trivial_answers(sources, truth))
     except ValueError as error:
         raise ScanError(
             f"no answer to compare with: {error}",
             "leave the case out",
             code="E_BASELINE",
-            file=made.scan.path,
+            file=case.files[split_given(given)[0]],
         ) from None
-    return [
-        Row(case.id, case.subject, made.source, target, answer, name, chosen.region, metric, value)
-        for answer, volume in answers.items()
-        for name, chosen in METRIC_SETS.items()
-        for metric, value in measure(volume, truth.volume, truth.brain, metric_set=name).items()
-    ]
-
-
-def read_truth(case: Case, target: str, *, like: Scan) -> Truth:
-    """Read the real scan of a target, which must lie on the grid of the source.
-
-    The brain is the case's ``brainmask`` or, without one, the foreground of the real scan with its
-    holes filled: never anything of the prediction.
-
-    Raises:
-        ScanError: The scan or the mask cannot be used, or lies on another grid.
-    """
-    scan = read_scan(case.files[target])
-    if scan.shape != like.shape or not np.allclose(scan.affine, like.affine, atol=1e-3):
-        raise ScanError(
-            f"its grid {scan.shape} is not that of the source {like.path.name} {like.shape}",
-            "register and resample the scans of a case to one grid first",
-            code="E_GRID",
-            file=scan.path,
+    mean = None if mean_image is None else mean_image.without(case.subject, truth)
+    if mean is not None:
+        answers[MEAN] = mean
+    for answer, volume in answers.items():
+        found = METRIC_SETS["default"].measure(
+            volume, truth, metrics=BASELINE_METRICS, regions=BASELINE_REGIONS
         )
-    if BRAIN_MASK in case.masks:
-        inside = read_mask(case.masks[BRAIN_MASK], like=scan)
-    else:
-        inside = ndimage.binary_fill_holes(foreground(scan.data, scan.spacing))
-    brain, volume = torch.from_numpy(np.asarray(inside, dtype=bool)), torch.from_numpy(scan.data)
-    head = torch.from_numpy(cleared_background(scan)[1])
-    try:
-        return Truth(reference_map(volume, brain)(volume) * head, brain, head)
-    except ValueError as error:
-        raise ScanError(str(error), "leave it out", code="E_CONSTANT", file=scan.path) from None
+        rows += [_row("", case, given, truth, answer, "default", v, "") for v in found]
+    return rows
+
+
+def fitting_sets(names: Sequence[str], target: str) -> list[str]:
+    """The sets that make sense for a target: those of CT challenges for CT alone."""
+    return [name for name in names if (target == "ct") or name not in CT_ONLY]
+
+
+def _row(
+    run: str,
+    case: Case,
+    given: str,
+    truth: Truth,
+    answer: str,
+    metric_set: str,
+    value: Value,
+    note: str,
+) -> Row:
+    return Row(
+        run,
+        case.id,
+        case.subject,
+        given,
+        truth.target,
+        answer,
+        metric_set,
+        value.region,
+        value.metric,
+        value.value,
+        value.voxels,
+        note or value.note,
+    )

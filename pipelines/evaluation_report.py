@@ -1,139 +1,307 @@
-"""An evaluation as files: values by case, a summary for programs, and tables for people."""
+"""An evaluation as files: values by case, a summary for programs, and pages for people."""
 
 import csv
 import io
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from voxlate.data_prep import write_atomically
 
-from .evaluation_baselines import COPY
-from .evaluation_summary import GAIN, TRANSLATION, TRIVIAL, Row, Statistic, as_json
-from .metrics import METRIC_SETS
+from .evaluation_checks import Offset, offsets_json
+from .evaluation_comparison import Comparison, comparisons_json
+from .evaluation_pictures import CUTS_FOLDER, Choice, draw, picture_name
+from .evaluation_row import TRANSLATION, Row
+from .evaluation_summary import (
+    GAIN,
+    LOWER_IS_BETTER,
+    TRIVIAL,
+    Statistic,
+    as_json,
+)
+from .metric_sets import METRIC_SETS
+from .paper_tables import TABLES, table_rows
+from .report_page import Page
+from .sidecar import STATEMENT
 
 CASES_FILE, JSON_FILE, MARKDOWN_FILE = "cases.csv", "summary.json", "summary.md"
+HTML_FILE, PICTURES = "summary.html", "pictures"
 TITLES = {
-    "psnr": "PSNR in dB (higher is better)",
-    "ssim": "SSIM (higher is better)",
-    "nmse": "NMSE (lower is better)",
-    "rmse": "RMSE (lower is better)",
-    "mae": "MAE (lower is better)",
+    "psnr": "PSNR, dB",
+    "ssim": "SSIM",
+    "slice_ssim": "SSIM of axial slices",
+    "ms_ssim": "MS-SSIM",
+    "ssim_official": "SSIM, the challenge's own (see the definition)",
+    "nmse": "NMSE",
+    "mse": "MSE",
+    "rmse": "RMSE",
+    "mae": "MAE",
     "sharpness": "Sharpness, gradient energy over the reference's (best at 1)",
+    "dice": "Dice of the segmenter's lesion against the drawn one",
+    "hd95": "HD95 of the segmenter's lesion, mm",
+    "volume_ratio": "Volume of the segmenter's lesion over the drawn one's (best at 1)",
 }
-DECIMALS = {"psnr": 2}
-ANSWERS = {
-    TRANSLATION: "**translation**",
-    COPY: "copy of the source",
-    TRIVIAL: "histogram-matched copy",
-    GAIN: "translation - matched copy",
-}
+DECIMALS = {"psnr": 2, "hd95": 1}
+ANSWERS = {TRANSLATION: "**prediction**", GAIN: "prediction - matched copy"}
+DOWNSTREAM = (
+    "A segmenter finds the lesion in the real set (the ceiling), in the set whose target is the "
+    "prediction, and in the set whose target is zero-filled (the floor). Dice is 1 where neither "
+    "has a lesion and 0 where one has; HD95 is then 0, or the box's diagonal."
+)
 
 
 def write_cases(rows: Iterable[Row], folder: Path) -> Path:
-    """Write ``cases.csv``: one line for each case, pair, answer and metric."""
+    """Write ``cases.csv``: one line for each run, case, direction, answer, region and metric."""
     text = io.StringIO(newline="")
     table = csv.writer(text, lineterminator="\n")
     table.writerow(Row._fields)
-    table.writerows((*row[:-1], f"{row.value:.9g}") for row in rows)
+    for row in rows:
+        value = f"{row.value:.9g}" if math.isfinite(row.value) else ""
+        table.writerow(row._replace(value=value))  # type: ignore[arg-type]
     return _write(folder / CASES_FILE, text.getvalue())
 
 
 def write_summary(
-    statistics: Sequence[Statistic],
     folder: Path,
     *,
+    statistics: Sequence[Statistic],
+    comparisons: Sequence[Comparison],
+    offsets: Sequence[Offset],
+    choices: Sequence[Choice],
     modalities: Sequence[str],
-    run: Mapping[str, Any],
+    metric_sets: Sequence[str],
+    tables: Sequence[str] | None,
+    facts: Mapping[str, Any],
 ) -> list[Path]:
-    """Write ``summary.json`` and ``summary.md``.
+    """Write ``summary.json``, ``summary.md``, ``summary.html`` and the pictures.
 
     Args:
+        folder: Where to; cuts that were kept lie below it.
         statistics: Of every cell.
-        folder: Where to.
-        modalities: In the order of rows and columns.
-        run: What was run on what: ``pairs_expected``, ``pairs_measured``, ``failures``, provenance.
+        comparisons: Between runs.
+        offsets: Of predictions and inputs.
+        choices: Which predictions to show.
+        modalities: In the order of tables.
+        metric_sets: That were measured.
+        tables: Names in ``TABLES``; by default all that have a cell.
+        facts: ``failures``, ``unmatched``, ``leaks``, ``downstream``, ``provenance``.
     """
-    sets = {name: METRIC_SETS[name].definition for name in {s.metric_set for s in statistics}}
-    record = {**run, "definitions": dict(sorted(sets.items())), "statistics": as_json(statistics)}
+    definitions = {name: METRIC_SETS[name].definition for name in metric_sets}
+    record = {
+        "statement": STATEMENT,
+        **facts,
+        "definitions": definitions,
+        "statistics": as_json(statistics),
+        "comparisons": comparisons_json(comparisons),
+        "offsets": offsets_json(offsets),
+    }
+    page = Page("Evaluation")
+    page.notice(STATEMENT)
+    _overview(page, statistics, facts)
+    _warnings(page, offsets, facts)
+    for name in metric_sets:
+        page.heading(f"Metric set `{name}`")
+        page.text(definitions[name])
+        _measures(page, [s for s in statistics if s.metric_set == name], modalities)
+    if facts.get("downstream"):
+        page.heading("Downstream segmentation")
+        page.text(DOWNSTREAM)
+        _measures(page, [s for s in statistics if s.metric_set == "downstream"], modalities)
+    _comparisons(page, comparisons)
+    _papers(page, statistics, tables)
+    written = _pictures(page, folder, choices)
+    page.heading("Provenance")
+    page.code(json.dumps(facts["provenance"], indent=2, ensure_ascii=False))
+    text = json.dumps(record, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
     return [
-        _write(folder / JSON_FILE, json.dumps(record, indent=2, allow_nan=False) + "\n"),
-        _write(folder / MARKDOWN_FILE, markdown(statistics, modalities, run)),
+        *written,
+        _write(folder / JSON_FILE, text),
+        _write(folder / MARKDOWN_FILE, page.markdown()),
+        _write(folder / HTML_FILE, page.html()),
     ]
 
 
-def markdown(
-    statistics: Sequence[Statistic], modalities: Sequence[str], run: Mapping[str, Any]
-) -> str:
-    """The summary as a page: what was run, what failed, one source x target table a metric."""
-    expected, measured = run["pairs_expected"], run["pairs_measured"]
-    parts = [
-        "# Evaluation",
-        "Research use only. Synthetic contrasts may lose or invent lesions, which none of these "
-        "numbers shows.",
-        f"{measured} of {expected} (case, source, target) pairs measured, "
-        f"{len(run['failures'])} failed. Mean ± SD over cases [95 % interval of the mean over "
-        "patients, bootstrap], n cases. Whether a case was kept back from training is for the "
-        "reader to know.",
-        _failures(run["failures"]),
+def _overview(page: Page, statistics: Sequence[Statistic], facts: Mapping[str, Any]) -> None:
+    """The main numbers at a glance, with their denominators."""
+    cells = [
+        s
+        for s in statistics
+        if (s.metric_set, s.region, s.metric, s.answer) == ("default", "brain", "psnr", TRANSLATION)
     ]
-    for metric_set, chosen in METRIC_SETS.items():
-        mine = [s for s in statistics if s.metric_set == metric_set]
-        if not mine:
+    expected, absent = sum(s.expected for s in cells), sum(s.absent for s in cells)
+    page.text(
+        f"{expected - absent} of {expected} expected predictions measured; {absent} missing or "
+        f"unusable, {len(facts['failures'])} failure(s). Mean ± SD over cases [95 % interval of "
+        "the mean: bias-corrected accelerated bootstrap over patients]; median [quartiles]; n: "
+        "cases measured of those expected. The fixed mean is over all expected cases: in place of "
+        "an absent prediction an empty volume was measured. Whether a case was kept back from "
+        "training is for the reader to know, and for --training to check."
+    )
+
+
+def _warnings(page: Page, offsets: Sequence[Offset], facts: Mapping[str, Any]) -> None:
+    if facts["failures"]:
+        page.heading("Failures")
+        header = list(facts["failures"][0])
+        page.table(header, [[str(f[name]) for name in header] for f in facts["failures"]])
+    if facts["unmatched"]:
+        page.heading("Predictions of no reference case")
+        page.text("Not measured: " + ", ".join(f"`{name}`" for name in facts["unmatched"]))
+    if facts["leaks"]:
+        page.heading("Leaks")
+        page.table(["what"], [[line] for line in facts["leaks"]])
+    page.heading("Alignment")
+    flagged = [offset for offset in offsets if offset.flagged]
+    page.text(
+        f"{len(offsets)} offsets measured (translation between gradient magnitudes around the "
+        f"brain, up to 8 voxels), {len(flagged)} of more than one voxel. Misaligned pairs make "
+        "every metric worse than the images are."
+    )
+    page.table(
+        ["run", "case", "given", "target", "what", "right, anterior, superior", "voxels"],
+        [
+            [
+                o.run or "input",
+                o.case,
+                o.given,
+                o.target,
+                o.what,
+                ", ".join(f"{v:+.1f}" for v in o.voxels),
+                f"{o.distance:.1f}",
+            ]
+            for o in flagged
+        ],
+    )
+
+
+def _measures(page: Page, statistics: Sequence[Statistic], modalities: Sequence[str]) -> None:
+    """A table for each metric and region: a row for each run, direction and answer."""
+    order = {name: place for place, name in enumerate(modalities)}
+    for metric in dict.fromkeys(s.metric for s in statistics):
+        for region in dict.fromkeys(s.region for s in statistics if s.metric == metric):
+            cells = [s for s in statistics if (s.metric, s.region) == (metric, region)]
+            cells.sort(key=lambda s: (order.get(s.target, 99), s.given.count("+"), s.given))
+            better = "lower is better" if metric in LOWER_IS_BETTER else "higher is better"
+            title = TITLES.get(metric, metric)
+            page.heading(f"{title} in {region}" + ("" if "best at" in title else f" ({better})"), 3)
+            page.table(
+                [
+                    *("target", "given", "run", "answer", "mean ± SD [95 % interval]"),
+                    *("median [quartiles]", "worst", "fixed mean", "n", "remarks"),
+                ],
+                [_cells(s) for s in cells],
+            )
+
+
+def _cells(s: Statistic) -> list[str]:
+    def show(value: float | None) -> str:
+        if value is None:
+            return "-"
+        return f"{value:{'+' if s.answer == GAIN else ''}.{DECIMALS.get(s.metric, 3)}f}"
+
+    mean = show(s.mean)
+    if s.sd is not None:
+        mean += f" ± {s.sd:.{DECIMALS.get(s.metric, 3)}f}"
+    if s.low is not None:
+        mean += f" [{show(s.low)}, {show(s.high)}]"
+    remarks = [
+        f"{s.absent} absent" if s.absent else "",
+        f"{s.undefined} undefined" if s.undefined else "",
+        f"{s.capped} at 100 dB" if s.capped else "",
+        f"{s.subjects} patients" if s.subjects != s.cases else "",
+    ]
+    answer = ANSWERS.get(s.answer, s.named)
+    if s.answer == TRIVIAL:
+        answer = f"{s.named} (histogram)"
+    return [
+        s.target,
+        s.given or "?",
+        s.run if s.answer in (TRANSLATION, GAIN) else "",
+        answer,
+        mean,
+        f"{show(s.median)} [{show(s.q1)}, {show(s.q3)}]",
+        show(s.worst),
+        show(s.mean_fixed),
+        f"{s.cases} of {s.expected}",
+        ", ".join(r for r in remarks if r),
+    ]
+
+
+def _comparisons(page: Page, comparisons: Sequence[Comparison]) -> None:
+    if not comparisons:
+        return
+    page.heading("Runs compared")
+    page.text(
+        "Over patients, absent predictions as empty volumes: mean of first - second [95 % "
+        "interval], matched-pairs rank-biserial correlation (above 0: the first is better), "
+        "two-sided Wilcoxon signed-rank test, corrected by Holm over all rows of this table."
+    )
+    rows = []
+    for c in comparisons:
+        interval = "" if c.low is None else f" [{c.low:+.3f}, {c.high:+.3f}]"
+        rows.append(
+            [
+                *(c.first, c.second, c.target, c.given or "?", f"{c.metric} in {c.region}"),
+                *(f"{c.difference:+.3f}{interval}", f"{c.effect:+.2f}", str(c.pairs)),
+                "equal" if c.p is None else f"{c.p:.3g}",
+                "equal" if c.p_holm is None else f"{c.p_holm:.3g}",
+            ]
+        )
+    page.table(
+        ["first", "second", "target", "given", "metric", "difference", "effect", "n", "p", "Holm"],
+        rows,
+    )
+
+
+def _papers(page: Page, statistics: Sequence[Statistic], tables: Sequence[str] | None) -> None:
+    shown = False
+    for name in TABLES if tables is None else tables:
+        table = TABLES[name]
+        header, rows = table_rows(table, statistics)
+        if not rows and tables is None:
             continue
-        parts.append(f"## Metric set `{metric_set}`\n\n{chosen.definition}")
-        for metric in chosen.metrics:
-            parts.append(f"### {TITLES[metric]}")
-            parts.append(matrix([s for s in mine if s.metric == metric], modalities))
-    parts.append("## Provenance\n\n```json\n" + json.dumps(run["provenance"], indent=2) + "\n```")
-    return "\n\n".join(part for part in parts if part) + "\n"
+        if not shown:
+            page.heading("The papers' tables")
+            page.text(
+                "Published numbers are of the papers' own data and splits, and of definitions "
+                "that they mostly do not state; a dash is a number that is not known here."
+            )
+            shown = True
+        page.heading(f"{table.title} (`{name}`)", 3)
+        cells = "" if table.kind == "methods" else f" Cells: {' / '.join(table.metrics)}."
+        page.text(f"Metric set `{table.metric_set}`.{cells} {table.remark}".rstrip())
+        page.table(header, rows or [["nothing measured for it", *[""] * (len(header) - 1)]])
 
 
-def matrix(statistics: Sequence[Statistic], modalities: Sequence[str]) -> str:
-    """One metric as a table: a block of answers for each source, a column for each target."""
-    cells = {(s.source, s.target, s.answer): s for s in statistics}
-    targets = [name for name in modalities if any(s.target == name for s in statistics)]
-    lines = [
-        f"| source | answer | {' | '.join(targets)} |",
-        "|---" * (len(targets) + 2) + "|",
-    ]
-    for source in (name for name in modalities if any(s.source == name for s in statistics)):
-        for answer, title in ANSWERS.items():
-            found = [_cell(cells.get((source, target, answer))) for target in targets]
-            lines.append(f"| {source} | {title} | {' | '.join(found)} |")
-    return "\n".join(lines)
-
-
-def _cell(statistic: Statistic | None) -> str:
-    if statistic is None:
-        return "-"
-    decimals = DECIMALS.get(statistic.metric, 3)
-
-    def show(value: float) -> str:
-        return f"{value:{'+' if statistic.answer == GAIN else ''}.{decimals}f}"
-
-    text = show(statistic.mean)
-    if statistic.sd is not None:
-        text += f" ± {statistic.sd:.{decimals}f}"
-    if statistic.low is not None and statistic.high is not None:
-        text += f" [{show(statistic.low)}, {show(statistic.high)}]"
-    text += f" n={statistic.cases}"
-    if statistic.answer == TRIVIAL:
-        text += f" ({statistic.named.removeprefix('matched ')})"
-    if statistic.capped:
-        text += f" ({statistic.capped} at the cap)"
-    return text
-
-
-def _failures(failures: Sequence[Mapping[str, str]]) -> str:
-    if not failures:
-        return ""
-    lines = ["## Failures", "", "| case | source | target | code | what |", "|---|---|---|---|---|"]
-    for failure in failures:
-        cells = [str(failure[key]).replace("|", "\\|") for key in failure]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+def _pictures(page: Page, folder: Path, choices: Sequence[Choice]) -> list[Path]:
+    """Draw what was chosen; a picture of an earlier report in the folder goes."""
+    place = folder / PICTURES
+    for old in place.glob("*.png"):
+        old.unlink()
+    written = []
+    if choices:
+        page.heading("Pictures")
+        page.text(
+            "Cuts through the middle of the lesion, or of the brain; the difference is blue where "
+            "the prediction is too dark, red where it is too bright, full at half the brain's "
+            "range; a drawn lesion is outlined. Left is the patient's left."
+        )
+    for choice in choices:
+        png = draw(folder / CUTS_FOLDER, choice)
+        if png is None:
+            continue
+        place.mkdir(exist_ok=True)
+        file = place / f"{picture_name(choice)}.png"
+        with write_atomically(file) as stream:
+            stream.write(png)
+        written.append(file)
+        key = choice.key
+        made = f"{key.given} to {key.target}" if key.given else key.target
+        caption = f"{choice.why}: {key.case}, {made}, run {key.run}, PSNR {choice.psnr:.2f} dB"
+        page.picture(png, f"{PICTURES}/{file.name}", f"{caption}. Synthetic, research use only.")
+    return written
 
 
 def _write(path: Path, text: str) -> Path:

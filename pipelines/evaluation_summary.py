@@ -1,154 +1,175 @@
 """From values by case to what they say together: means, spread, and intervals over patients."""
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from .evaluation_baselines import COPY, INVERTED, MATCHED
+from .evaluation_baselines import COPY, INVERTED, MATCHED, MEAN
+from .evaluation_row import TRANSLATION, Row
 from .metrics import MAX_PSNR
+from .patient_bootstrap import patient_interval
 
-TRANSLATION, TRIVIAL, GAIN = "translation", "trivial", "gain"
-RESAMPLES = 10_000
+TRIVIAL, GAIN = "trivial", "gain"
 
 
-class Row(NamedTuple):
-    """One value: a line of ``cases.csv``."""
+class Cell(NamedTuple):
+    """A metric of one run, one direction and one region."""
 
-    case: str
-    subject: str
-    source: str
+    run: str
+    given: str
     target: str
-    answer: str
     metric_set: str
     region: str
     metric: str
-    value: float
 
 
 @dataclass(frozen=True)
 class Statistic:
-    """A metric of one answer in one cell of the matrix.
+    """A metric of one answer in one cell.
 
     Attributes:
-        answer: ``translation``, ``copy``, ``trivial`` (the better of the two histogram matches) or
-            ``gain`` (translation minus trivial, case by case).
-        named: Which match ``trivial`` is.
-        mean: Over cases.
-        sd: Sample standard deviation; None for one case.
-        low: Lower end of the 95 % interval of the mean over patients; None for one patient.
+        answer: ``translation``, ``copy`` and ``trivial`` (the better of the histogram matches),
+            ``mean image``, or ``gain`` (translation minus trivial, case by case).
+        named: Which copy or match it is.
+        expected: Cases that should have been predicted: the denominator.
+        cases: Cases with a number.
+        absent: Of the expected, those without a prediction that can be used.
+        undefined: Of the expected, those whose value cannot be said (see the notes of the rows).
+        subjects: Patients behind ``cases``.
+        mean: Over ``cases``; None where there are none.
+        mean_fixed: Over all expected, an empty volume in place of an absent prediction.
+        sd: Sample standard deviation; None for fewer than two.
+        low: Lower end of the 95 % interval of ``mean`` over patients; None for fewer than two.
         high: Upper end.
-        cases: How many.
-        subjects: How many patients they are of.
+        median: Over ``cases``.
+        q1: Lower quartile.
+        q3: Upper quartile.
+        worst: The smallest value (largest, where lower is better).
         capped: How many values are the cap of 100 dB.
     """
 
-    source: str
+    run: str
+    given: str
     target: str
+    metric_set: str
+    region: str
+    metric: str
     answer: str
     named: str
-    metric_set: str
-    metric: str
-    mean: float
+    expected: int
+    cases: int
+    absent: int
+    undefined: int
+    subjects: int
+    mean: float | None
+    mean_fixed: float | None
     sd: float | None
     low: float | None
     high: float | None
-    cases: int
-    subjects: int
+    median: float | None
+    q1: float | None
+    q3: float | None
+    worst: float | None
     capped: int
 
 
-def summarize(rows: Iterable[Row], *, seed: int = 0) -> list[Statistic]:
-    """Statistics of every cell, answer and metric, in the order of the rows.
+LOWER_IS_BETTER = ("nmse", "mse", "rmse", "mae", "hd95")
+Answers = dict[str, dict[str, Row]]
 
-    The better histogram match of a cell is the one of higher mean in-brain PSNR, for all metrics.
+
+def summarize(rows: Iterable[Row], *, seed: int = 0) -> list[Statistic]:
+    """Statistics of every cell and answer, in the order of the rows.
+
+    Answers that need no network stand beside every run that made the same direction. The better
+    histogram match of a direction is the one of higher mean in-brain PSNR, for all metrics; so is
+    the better copy.
 
     Args:
         rows: Values of every answer for every pair.
         seed: Of the bootstrap.
     """
-    cells: dict[tuple[str, str, str, str], dict[str, dict[str, tuple[str, float]]]] = {}
+    cells: dict[Cell, Answers] = {}
     for row in rows:
-        key = row.source, row.target, row.metric_set, row.metric
-        answers = cells.setdefault(key, {})
-        answers.setdefault(row.answer, {})[row.case] = row.subject, row.value
+        key = Cell(row.run, row.given, row.target, row.metric_set, row.region, row.metric)
+        cells.setdefault(key, {}).setdefault(row.answer, {})[row.case] = row
     statistics = []
     for key, answers in cells.items():
-        named = better_match(cells[(*key[:2], "default", "psnr")])
-        shown = {
-            TRANSLATION: answers[TRANSLATION],
-            COPY: answers[COPY],
-            TRIVIAL: answers[named],
-            GAIN: {
-                case: (subject, value - answers[named][case][1])
-                for case, (subject, value) in answers[TRANSLATION].items()
-            },
-        }
-        statistics += [
-            _statistic(key, name, named if name == TRIVIAL else name, values, seed)
-            for name, values in shown.items()
-        ]
+        if key.run == "" and any(other.run and other[1:] == key[1:] for other in cells):
+            continue  # shown beside the runs
+        shared = cells.get(key._replace(run=""), {})
+        chosen = cells.get(
+            key._replace(run="", metric_set="default", region="brain", metric="psnr"), {}
+        )
+        for answer, name, found in _shown({**shared, **answers}, chosen):
+            statistics.append(_statistic(key, answer, name, found, seed))
     return statistics
 
 
-def better_match(psnr: dict[str, dict[str, tuple[str, float]]]) -> str:
-    """Which of the two histogram matches has the higher mean, by answer and case."""
-    means = {
-        name: np.mean([value for _, value in psnr[name].values()]) for name in (MATCHED, INVERTED)
+def _shown(answers: Answers, psnr: Answers) -> Iterator[tuple[str, str, dict[str, Row]]]:
+    """The answers of a cell as they are reported: (answer, its name, rows by case)."""
+    made = answers.get(TRANSLATION, {})
+    if made:
+        yield TRANSLATION, TRANSLATION, made
+    for answer, names in ((COPY, (COPY,)), (TRIVIAL, (MATCHED, INVERTED))):
+        name = best_answer(psnr, names)
+        if name is None or name not in answers:
+            continue
+        yield answer, name, answers[name]
+        if answer == TRIVIAL and made:
+            both = (case for case, row in made.items() if case in answers[name] and not row.absent)
+            gained = {
+                case: made[case]._replace(value=made[case].value - answers[name][case].value)
+                for case in both
+            }
+            if gained:
+                yield GAIN, f"translation - {name}", gained
+    if MEAN in answers:
+        yield MEAN, MEAN, answers[MEAN]
+
+
+def best_answer(psnr: Answers, names: Sequence[str]) -> str | None:
+    """The answer of the highest mean among those whose names begin so; None without any."""
+    found = {
+        answer: np.mean([row.value for row in rows.values()])
+        for answer, rows in psnr.items()
+        if answer.startswith(tuple(names))
     }
-    return max(means, key=lambda name: float(means[name]))
+    return max(found, key=lambda answer: float(found[answer])) if found else None
 
 
-def patient_interval(
-    values: Sequence[float], subjects: Sequence[str], *, seed: int = 0
-) -> tuple[float, float] | None:
-    """95 % interval of the mean by resampling patients, all cases of a patient together.
-
-    Percentile bootstrap, 10,000 resamples. None for fewer than two patients. With few patients
-    (under about 15) such intervals are too narrow.
-    """
-    names = sorted(set(subjects))
-    if len(names) < 2:
-        return None
-    index = np.array([names.index(subject) for subject in subjects])
-    sums = np.bincount(index, weights=np.asarray(values, dtype=np.float64))
-    counts = np.bincount(index)
-    picks = np.random.default_rng(seed).integers(len(names), size=(RESAMPLES, len(names)))
-    means = sums[picks].sum(1) / counts[picks].sum(1)
-    low, high = np.percentile(means, (2.5, 97.5))
-    return float(low), float(high)
-
-
-def as_json(statistics: Sequence[Statistic]) -> list[dict[str, Any]]:
+def as_json(statistics: Iterable[Statistic]) -> list[dict[str, Any]]:
     """Statistics as plain dictionaries."""
     return [asdict(statistic) for statistic in statistics]
 
 
-def _statistic(
-    key: tuple[str, str, str, str],
-    answer: str,
-    named: str,
-    values: dict[str, tuple[str, float]],
-    seed: int,
-) -> Statistic:
-    source, target, metric_set, metric = key
-    subjects = [subject for subject, _ in values.values()]
-    numbers = [value for _, value in values.values()]
-    interval = patient_interval(numbers, subjects, seed=seed)
-    capped = sum(n >= MAX_PSNR for n in numbers) if metric == "psnr" else 0
+def _statistic(key: Cell, answer: str, named: str, rows: dict[str, Row], seed: int) -> Statistic:
+    usable = [row for row in rows.values() if not row.absent and math.isfinite(row.value)]
+    values = np.array([row.value for row in usable], dtype=np.float64)
+    everyone = [row.value for row in rows.values() if math.isfinite(row.value)]
+    subjects = [row.subject for row in usable]
+    interval = patient_interval(values.tolist(), subjects, seed=seed) if usable else None
+    quartiles = np.percentile(values, (25, 50, 75)).tolist() if usable else (None,) * 3
+    worst = (values.max if key.metric in LOWER_IS_BETTER else values.min)() if usable else None
     return Statistic(
-        source=source,
-        target=target,
+        **key._asdict(),
         answer=answer,
         named=named,
-        metric_set=metric_set,
-        metric=metric,
-        mean=float(np.mean(numbers)),
-        sd=float(np.std(numbers, ddof=1)) if len(numbers) > 1 else None,
+        expected=len(rows),
+        cases=len(usable),
+        absent=sum(row.absent for row in rows.values()),
+        undefined=sum(not row.absent and not math.isfinite(row.value) for row in rows.values()),
+        subjects=len(set(subjects)),
+        mean=float(values.mean()) if usable else None,
+        mean_fixed=float(np.mean(everyone)) if everyone and answer != GAIN else None,
+        sd=float(values.std(ddof=1)) if len(usable) > 1 else None,
         low=None if interval is None else interval[0],
         high=None if interval is None else interval[1],
-        cases=len(numbers),
-        subjects=len(set(subjects)),
-        capped=capped,
+        median=quartiles[1],
+        q1=quartiles[0],
+        q3=quartiles[2],
+        worst=None if worst is None else float(worst),
+        capped=int((values >= MAX_PSNR).sum()) if key.metric == "psnr" and answer != GAIN else 0,
     )

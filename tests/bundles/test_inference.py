@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from monai.bundle import run as run_bundle
 from voxlate.data_prep import NoInputError, WeightsError, find_cases
 from voxlate.pipelines import Translator
 from voxlate.pipelines.bundle_evaluation import InBrain, list_pairs
-from voxlate.pipelines.evaluation_pairs import measure_pair
+from voxlate.pipelines.evaluation import evaluate
 
 NAMES = ("aldm_brats", "brain_mri_translation")
 
@@ -176,16 +177,28 @@ def test_metrics_are_those_of_the_evaluation_command(
         steps=0,
         device="cpu",
     )
-    case = find_cases(phantoms, ["t1", "t1ce", "t2", "flair"])[0]
-    made = translator(case.files["t1"], "t1", ["t2"], case_id="patient01/t1")
-    rows = [
-        row
-        for row in measure_pair(case, made, "t2")
-        if row.metric == "psnr" and row.metric_set == "default" and row.answer == "translation"
-    ]
+    cases = find_cases(phantoms, ["t1", "t1ce", "t2", "flair"])
+    rows = evaluate(translator, cases, tmp_path / "command", sources=["t1"], targets=["t2"]).rows
+    expected = {
+        (r.case, r.answer, r.region, r.metric): r.value for r in rows if not math.isnan(r.value)
+    }
+    with (output / "cases.csv").open() as file:
+        table = list(csv.DictReader(file))
+    found = {
+        (r["case"], r["answer"], r["region"], r["metric"]): float(r["value"])
+        for r in table
+        if r["value"]
+    }
+    assert found == pytest.approx(expected, rel=1e-3, abs=1e-3)
+    assert {r["run"] for r in table} == {"", "brain_mri_translation"}
     with (output / "psnr_raw.csv").open() as file:
-        found = float(next(iter(csv.DictReader(file)))["class0"])
-    assert found == pytest.approx(rows[0].value, abs=1e-3)
+        raw = {row["filename"]: float(row["class0"]) for row in csv.DictReader(file)}
+    assert raw["patient01/t1"] == pytest.approx(
+        expected["patient01", "translation", "brain", "psnr"], abs=1e-3
+    )
+    summary = json.loads((output / "summary.json").read_text())
+    assert summary["provenance"]["bundle"] == "brain_mri_translation"
+    assert "data:image/png;base64," in (output / "summary.html").read_text()
 
 
 def test_cases_without_a_pair_and_unknown_metrics_are_refused(
@@ -216,5 +229,5 @@ def test_two_processes_report_what_one_does(
     for name, value in options.items():
         command += [f"--{name}", str(value)]
     subprocess.run(command, env=importable, check=True, timeout=300, cwd=tmp_path)
-    for report in ("psnr_summary.csv", "ssim_summary.csv", "mae_summary.csv"):
+    for report in ("psnr_summary.csv", "ssim_summary.csv", "mae_summary.csv", "cases.csv"):
         assert (tmp_path / "one" / report).read_text() == (tmp_path / "two" / report).read_text()

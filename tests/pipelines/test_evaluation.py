@@ -18,9 +18,12 @@ from voxlate.data_prep import OutputError, Scan, UsageError
 from voxlate.data_prep.cases import Case, find_cases
 from voxlate.pipelines import evaluation
 from voxlate.pipelines.evaluation import evaluate, select_cases
-from voxlate.pipelines.evaluation_baselines import match_histogram, trivial_answers
-from voxlate.pipelines.evaluation_summary import Row, patient_interval, summarize
-from voxlate.pipelines.metrics import reference_map
+from voxlate.pipelines.evaluation_baselines import MeanImage, match_histogram, trivial_answers
+from voxlate.pipelines.evaluation_row import Row
+from voxlate.pipelines.evaluation_summary import summarize
+from voxlate.pipelines.evaluation_truth import Truth
+from voxlate.pipelines.intensity_scale import reference_map
+from voxlate.pipelines.patient_bootstrap import patient_interval
 
 MODALITIES = ("t1", "t1ce", "t2", "flair")
 SIZE, AFFINE = (32, 33, 34), np.diag([2.0, 2.0, 2.0, 1.0])
@@ -125,12 +128,14 @@ def test_values_by_case_have_their_closed_forms(
     evaluate(translator, find_cases(dataset, MODALITIES), out, sources=["T1"])
     rows = [r for r in read_csv(out / "cases.csv") if r["answer"] == "translation"]
     default = [r for r in rows if r["metric_set"] == "default"]
-    assert {(r["source"], r["target"]) for r in rows} == {("t1", "t2"), ("t1", "flair")}
-    assert {r["region"] for r in default} == {"brain"}
+    assert {(r["given"], r["target"]) for r in rows} == {("t1", "t2"), ("t1", "flair")}
+    assert {r["run"] for r in rows} == {"perfect"}
     assert {r["subject"] for r in rows} == {"anna", "bert"}
     expected = {"psnr": 20.0, "rmse": 0.1, "mae": 0.1, "sharpness": 1.0}
     for metric, value in expected.items():
-        found = [float(r["value"]) for r in default if r["metric"] == metric]
+        found = [
+            float(r["value"]) for r in default if (r["region"], r["metric"]) == ("brain", metric)
+        ]
         assert len(found) == 5
         assert found == pytest.approx([value] * 5, rel=1e-5), metric
 
@@ -140,24 +145,25 @@ def test_summary_holds_the_matrix_the_baselines_and_where_it_came_from(
 ) -> None:
     found = evaluate(translator, find_cases(dataset, MODALITIES), tmp_path, seed=4)
     summary = json.loads((tmp_path / "summary.json").read_text())
-    assert (summary["pairs_expected"], summary["pairs_measured"]) == (14, 14)
     assert summary["failures"] == []
     provenance = summary["provenance"]
     assert provenance["weights_sha256"] == "ab" * 32
     assert (provenance["seed"], provenance["steps"], provenance["bundle"]) == (4, 7, "perfect")
-    assert provenance["brain"]["bert"] == "foreground"
+    assert provenance["masks"]["bert"] == {"brain": "foreground", "lesion": "none"}
     cell = {
         s.answer: s
         for s in found.statistics
-        if (s.source, s.target, s.metric_set, s.metric) == ("t1", "flair", "default", "psnr")
+        if (s.given, s.target, s.metric_set, s.region, s.metric)
+        == ("t1", "flair", "default", "brain", "psnr")
     }
     assert set(cell) == {"translation", "copy", "trivial", "gain"}
     assert (cell["translation"].cases, cell["translation"].subjects) == (3, 2)
     assert cell["gain"].mean == pytest.approx(20.0 - cell["trivial"].mean, abs=1e-3)
     assert cell["trivial"].named in ("matched copy", "matched inverse")
     page = (tmp_path / "summary.md").read_text()
-    assert page.count("| t1 | **translation** | - | 20.00 ± 0.00 [20.00, 20.00] n=2") == 1
-    assert "| source | answer | t1 | t2 | flair |" in page
+    line = "| t2 | t1 | perfect | **prediction** | 20.00 ± 0.00 [20.00, 20.00] |"
+    assert page.count(line) == 1
+    assert "14 of 14 expected predictions measured" in page
 
 
 def test_bad_scans_are_counted_and_the_rest_goes_on(
@@ -167,7 +173,7 @@ def test_bad_scans_are_counted_and_the_rest_goes_on(
     moved = nib.Nifti1Image(scan_data(9), np.diag([2.0, 2.0, 2.5, 1.0]))
     nib.save(moved, dataset / "anna_study1" / "flair.nii.gz")
     found = evaluate(translator, find_cases(dataset, MODALITIES), tmp_path, sources=["t1", "t2"])
-    assert {(f.case, f.source, f.target) for f in found.failures} == {
+    assert {(f.case, f.given, f.target) for f in found.failures} == {
         ("bert", "t1", "t2"),
         ("bert", "t1", "flair"),
         ("bert", "t2", "t1"),
@@ -175,8 +181,6 @@ def test_bad_scans_are_counted_and_the_rest_goes_on(
         ("anna_study1", "t2", "flair"),
     }
     assert {f.code for f in found.failures if f.case != "bert"} == {"E_GRID"}
-    summary = json.loads((tmp_path / "summary.json").read_text())
-    assert (summary["pairs_expected"], summary["pairs_measured"]) == (9, 4)
     assert "flair.nii.gz: its grid" in (tmp_path / "summary.md").read_text()
 
 
@@ -196,7 +200,8 @@ def test_brainmask_of_the_case_decides_where_it_counts(
     found = [
         float(r["value"])
         for r in rows
-        if (r["case"], r["answer"], r["metric"]) == ("bert", "translation", "rmse")
+        if (r["case"], r["answer"], r["region"], r["metric"])
+        == ("bert", "translation", "brain", "rmse")
     ]
     assert found == [pytest.approx(float(expected), rel=1e-5)]
 
@@ -208,7 +213,7 @@ def test_everything_failing_still_leaves_a_report(
         file.write_bytes(b"")
     found = evaluate(translator, find_cases(dataset, MODALITIES), tmp_path)
     assert (len(found.failures), found.rows, found.statistics) == (14, [], [])
-    assert "0 of 14" in (tmp_path / "summary.md").read_text()
+    assert "0 of 0" in (tmp_path / "summary.md").read_text()
 
 
 def test_no_pair_and_no_folder_are_refused(
@@ -256,19 +261,54 @@ def test_equal_voxels_stay_equal_and_keep_the_mean() -> None:
     assert matched.tolist() == [2.0, 2.0, 2.0, 6.0]
 
 
+def plain_truth(volume: torch.Tensor) -> Truth:
+    everywhere = torch.ones_like(volume, dtype=torch.bool)
+    return Truth("t2", volume, everywhere, everywhere, None, np.eye(4))
+
+
 def test_a_negative_is_answered_by_its_inverse() -> None:
     source = torch.rand(12, 11, 13, generator=torch.Generator().manual_seed(2))
-    mask = torch.ones_like(source, dtype=torch.bool)
-    answers = trivial_answers(100 * source, 1 - source, mask)
-    assert torch.allclose(answers["matched inverse"], 1 - source)
-    assert not torch.allclose(answers["matched copy"], 1 - source)
+    truth = plain_truth(1 - source)
+    answers = dict(trivial_answers({"t1": 100 * source}, truth))
+    assert torch.allclose(answers["matched inverse"], 1 - source, atol=1e-6)
+    assert not torch.allclose(answers["matched copy"], 1 - source, atol=1e-2)
     low, high = np.percentile(source.double().numpy(), (0.5, 99.5))
     expected = ((source.double() - low) / (high - low)).clamp(0, 1).float()
-    assert torch.allclose(answers["copy"], expected, atol=1e-6)
+    assert torch.allclose(truth.to_scale(answers["copy"]), expected, atol=1e-5)
+
+
+def test_every_given_contrast_is_tried_as_an_answer() -> None:
+    first, second = torch.rand(2, 12, 11, 13, generator=torch.Generator().manual_seed(2))
+    names = [name for name, _ in trivial_answers({"t1": first, "t2": second}, plain_truth(first))]
+    assert names == [
+        f"{answer} of {modality}"
+        for modality in ("t1", "t2")
+        for answer in ("copy", "matched copy", "matched inverse")
+    ]
+
+
+def test_mean_image_leaves_the_patient_out_and_follows_the_grid() -> None:
+    volumes = torch.rand(3, 12, 11, 13, generator=torch.Generator().manual_seed(2))
+    truths = [plain_truth(volume) for volume in volumes]
+    mean = MeanImage()
+    assert mean.without("a", truths[0]) is None
+    for subject, truth in zip("aab", truths, strict=True):
+        mean.add(subject, truth)
+    found = mean.without("b", truths[2])
+    expected = truths[2].from_scale((truths[0].scaled + truths[1].scaled) / 2)
+    assert found is not None
+    assert torch.allclose(found, expected, atol=1e-6)
+    moved = np.eye(4)
+    moved[0, 3] = 2  # two voxels further right
+    other = Truth("t2", volumes[2], truths[2].brain, truths[2].head, None, moved)
+    shifted = mean.without("b", other)
+    assert shifted is not None
+    assert torch.allclose(shifted[:-2], expected[2:], atol=1e-5)
 
 
 def psnr_row(case: str, subject: str, answer: str, value: float) -> Row:
-    return Row(case, subject, "t1", "t2", answer, "default", "brain", "psnr", value)
+    run = "ours" if answer == "translation" else ""
+    return Row(run, case, subject, "t1", "t2", answer, "default", "brain", "psnr", value, 9)
 
 
 def test_summary_takes_the_better_match_and_pairs_the_gain() -> None:
@@ -300,7 +340,7 @@ def test_interval_resamples_patients_not_scans() -> None:
     assert patient_interval([1.0, 2.0], ["a", "a"]) is None
     half = 1.96 * values.std() / math.sqrt(24)  # normal approximation of the bootstrap
     assert alone is not None
-    assert alone == pytest.approx((values.mean() - half, values.mean() + half), abs=0.06)
+    assert alone == pytest.approx((values.mean() - half, values.mean() + half), abs=0.08)
     assert patient_interval(values, [str(i) for i in range(24)], seed=1) != alone
 
 
@@ -343,7 +383,7 @@ def test_a_bundle_is_evaluated_end_to_end_and_alike_twice(
     for name in ("one", "two"):
         result = CliRunner().invoke(app, [*arguments, str(tmp_path / name)])
         assert result.exit_code == 0, result.output
-    for name in ("cases.csv", "summary.json", "summary.md"):
+    for name in ("cases.csv", "summary.json", "summary.md", "summary.html"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
     provenance = json.loads((tmp_path / "one" / "summary.json").read_text())["provenance"]
     assert (provenance["bundle"], provenance["bundle_version"]) == ("tiny", "9.8.7")

@@ -11,19 +11,19 @@ from monai.metrics import PSNRMetric, SSIMMetric
 from skimage.metrics import structural_similarity
 from torch import Tensor
 
-from voxlate.pipelines import metrics
+from voxlate.pipelines.evaluation_truth import Truth
+from voxlate.pipelines.intensity_scale import reference_map
+from voxlate.pipelines.metric_sets import METRIC_SETS
 from voxlate.pipelines.metrics import (
-    METRIC_SETS,
     mae,
-    measure,
     nmse,
     psnr,
-    reference_map,
     rmse,
     sharpness_ratio,
-    ssim,
-    ssim_map,
+    slice_psnr,
+    slice_rmse,
 )
+from voxlate.pipelines.ssim import GAUSSIAN, blur, slice_ssim, ssim, ssim_map, uniform_window
 
 SKIMAGE = {"gaussian_weights": True, "use_sample_covariance": False, "data_range": 1.0}
 
@@ -69,6 +69,10 @@ def test_golden_vectors(vectors_dir: Path) -> None:
         "nmse_minus1_1": nmse(2 * prediction - 1, 2 * reference - 1),
         "ssim3d_gauss": ssim(prediction, reference, data_range=data_range),
         "ssim3d_msssim": ssim(prediction, reference, data_range=data_range),
+        "ssim3d_uniform7": ssim(
+            prediction, reference, data_range=data_range, window=uniform_window(7)
+        ),
+        "ssim2d_gauss_mean_axial": slice_ssim(prediction, reference, data_range=data_range),
     }
     for name, value in found.items():
         assert float(value) == pytest.approx(float(arrays[f"out/{name}"]), rel=1e-6), name
@@ -113,26 +117,19 @@ def test_ssim_is_not_rounded_by_autocast() -> None:
         assert float(ssim(prediction, reference)) == float(expected)
 
 
-def test_equal_volumes_get_the_best_values() -> None:
-    _, reference = pair()
-    for name in METRIC_SETS:
-        found = measure(reference, reference, ball(), metric_set=name)
-        best = {"psnr": 100.0, "ssim": 1.0, "nmse": 0.0, "rmse": 0.0, "mae": 0.0, "sharpness": 1.0}
-        assert found == pytest.approx({key: best[key] for key in found}, abs=1e-6)
-
-
 @given(st.floats(0.1, 3.0), st.floats(-1.0, 1.0))
 @settings(max_examples=15, deadline=None)
 def test_one_map_for_both_makes_units_irrelevant(gain: float, shift: float) -> None:
     prediction, reference = pair()
     mask = ball()
-    scale = reference_map(reference, mask)
-    expected = measure(scale(prediction), scale(reference), mask)
-    other = reference_map(gain * reference.double() + shift, mask)
-    found = measure(
-        other(gain * prediction.double() + shift), other(gain * reference.double() + shift), mask
-    )
-    assert found == pytest.approx(expected, rel=1e-4)
+
+    def values(gain: float, shift: float) -> dict[tuple[str, str], float]:
+        p, r = (gain * v.double() + shift for v in (prediction, reference))
+        truth = Truth("t2", r, mask, torch.ones_like(mask), None, np.eye(4))
+        found = METRIC_SETS["default"].measure(p, truth, metrics=["psnr", "ssim", "mae"])
+        return {(v.region, v.metric): v.value for v in found}
+
+    assert values(gain, shift) == pytest.approx(values(1, 0), rel=1e-4)
 
 
 def test_reference_map_takes_its_percentiles_in_the_mask() -> None:
@@ -148,7 +145,7 @@ def test_sharpness_is_the_square_of_the_contrast_and_falls_with_blur() -> None:
     _, reference = pair()
     mask = ball()
     assert float(sharpness_ratio(3 * reference + 7, reference, mask=mask)) == pytest.approx(9, 1e-4)
-    blurred = metrics._blur(reference[None])[0]
+    blurred = blur(reference[None], GAUSSIAN, (0, 1, 2))[0]
     assert float(sharpness_ratio(blurred, reference, mask=mask)) < 0.2
 
 
@@ -160,29 +157,24 @@ def test_sharpness_ignores_the_edge_of_the_brain() -> None:
     assert float(cleared) == pytest.approx(float(inside), rel=1e-4)
 
 
-def test_aldm_set_is_the_whole_box_on_clipped_volumes() -> None:
-    prediction, reference = pair()
-    mask = ball()
-    prediction[~mask] = 5.0  # cleared: background counts as 0 in both
-    found = measure(prediction, 2 * reference, mask, metric_set="aldm")
-    p, r = prediction.clamp(0, 1) * mask, (2 * reference).clamp(0, 1) * mask
-    error = (p.double() - r.double()).square()
-    assert found["psnr"] == pytest.approx(-10 * math.log10(float(error.mean())), rel=1e-9)
-    assert found["nmse"] == pytest.approx(float(error.sum() / r.double().square().sum()), rel=1e-9)
-    expected = structural_similarity(p.double().numpy(), r.double().numpy(), **SKIMAGE)
-    assert found["ssim"] == pytest.approx(expected, abs=1e-6)
+def test_slice_metrics_are_means_over_axial_slices() -> None:
+    prediction, reference = pair((23, 15, 6))
+    slices = [(prediction[..., z], reference[..., z]) for z in range(6)]
+    for whole, single in ((slice_psnr, psnr), (slice_rmse, rmse), (slice_ssim, ssim)):
+        expected = np.mean([float(single(p, r)) for p, r in slices])
+        assert float(whole(prediction, reference)) == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda p, r, m: measure(p, r, m, metric_set="best"), "no metric set 'best'"),
-        (lambda p, r, m: measure(p, r, torch.zeros_like(m)), "empty"),
-        (lambda p, r, m: measure(p, r, m[1:]), "mask must be bool"),
+        (lambda p, r, m: mae(p, r, mask=torch.zeros_like(m)), "empty"),
+        (lambda p, r, m: ssim(p, r, mask=m[1:]), "mask must be bool"),
         (lambda p, r, m: mae(p, r, mask=m.float()), "mask must be bool"),
         (lambda p, r, m: psnr(p[1:], r), "differ"),
         (lambda p, r, m: ssim(p[1:], r), "differ"),
         (lambda p, r, m: ssim(p[:10], r[:10]), "11 voxels"),
+        (lambda p, r, m: ssim(p[:5], r[:5], mask=m[:5]), "6 voxels"),
         (lambda p, r, m: reference_map(torch.ones_like(r), m), "is 1 almost everywhere"),
     ],
 )
