@@ -16,6 +16,8 @@ import typer
 
 import voxlate
 
+from . import batch_cli
+
 INTERRUPTED, TERMINATED = 130, 143
 ABOUT = "Translate one brain MR contrast into the others. Research use only, not a medical device."
 
@@ -155,6 +157,12 @@ def text_cache(
 
         file = build_text_cache(bundle, encoder=encoder or BIOMEDCLIP, output=output)
     typer.echo(file)
+
+
+app.command()(batch_cli.batch)
+app.command()(batch_cli.plan)
+app.command()(batch_cli.status)
+app.command()(batch_cli.retry)
 
 
 @contextmanager
