@@ -62,6 +62,30 @@ def register_rigid(moving: Scan, fixed: Scan, *, seed: int = 0) -> RigidTransfor
         return _register(moving, fixed, seed)
 
 
+def misalignment_mm(moving: Scan, fixed: Scan, *, seed: int = 0) -> float:
+    """Mean distance in mm by which the inside of the head would move to agree better.
+
+    A quick search from where the headers say that the scans are, good to about half a millimetre.
+    Contrasts that were registered give less than a voxel.
+
+    Returns:
+        Infinity where the scans do not overlap.
+    """
+    with one_thread():
+        a, b = _head(fixed), _head(moving)
+        found = sitk.Euler3DTransform(a.centre, 0.0, 0.0, 0.0, (0.0, 0.0, 0.0))
+        for level in MIDDLE_MM:
+            images = _at(a.image, level), _at(b.image, level)
+            value, found = _descend(*images, _inside(_at(a.mask, level)), found, level, seed)
+            if value == float("inf"):
+                return value
+    inside = np.argwhere(to_array(_at(a.mask, COARSEST_MM)) > 0.5)
+    grid = _at(a.mask, COARSEST_MM)
+    points = np.array([grid.TransformIndexToPhysicalPoint(i.tolist()) for i in inside])
+    moved = np.array([found.TransformPoint(p.tolist()) for p in points])
+    return float(np.linalg.norm(moved - points, axis=1).mean())
+
+
 def _register(moving: Scan, fixed: Scan, seed: int) -> RigidTransform:
     a, b = _head(fixed), _head(moving)
     candidates = [start for _, start in _starts(a, b, seed)[:KEPT_STARTS]]

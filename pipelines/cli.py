@@ -16,7 +16,7 @@ import typer
 
 import voxlate
 
-from . import batch_cli
+from . import batch_cli, prepare_cli
 
 INTERRUPTED, TERMINATED = 130, 143
 ABOUT = "Translate one brain MR contrast into the others. Research use only, not a medical device."
@@ -163,6 +163,8 @@ app.command()(batch_cli.batch)
 app.command()(batch_cli.plan)
 app.command()(batch_cli.status)
 app.command()(batch_cli.retry)
+app.command()(prepare_cli.prepare)
+app.command()(prepare_cli.check)
 
 
 @contextmanager
