@@ -14,7 +14,7 @@ from .errors import (
 from .geometry import GridPlan
 from .intensity import IntensityMap, foreground
 from .modalities import DEFAULT_MODALITIES, guess_modality, parse_modality
-from .output_scale import OutputScale, parse_output_scale
+from .output_scale import MEANING, UNIT, OutputScale, parse_output_scale
 from .overrides import Overrides
 from .phantom import Phantom, make_phantom, write_phantom_case
 from .preprocess import Prepared, Preprocessing, Record
@@ -29,6 +29,7 @@ __all__ = [
     "DEFAULT_MODALITIES",
     "DeviceError",
     "GridPlan",
+    "MEANING",
     "IntensityMap",
     "NoInputError",
     "OutputError",
@@ -42,6 +43,7 @@ __all__ = [
     "Scan",
     "ScanError",
     "Suitability",
+    "UNIT",
     "UsageError",
     "VoxlateError",
     "WeightsError",

@@ -28,8 +28,8 @@ CHOICES = "give unit, percentile or match:REFERENCE"
 
 MEANING = {
     "unit": (
-        "float32: 0 and 1 are the 0.5th and 99.5th percentile of the target contrast's foreground, "
-        "clipped; background 0"
+        "0 and 1 are the 0.5th and 99.5th percentile of the target contrast's foreground, clipped; "
+        "background 0"
     ),
     "percentile": (
         "0 and 1 are the 0.5th and 99.5th percentile of this volume's own foreground, clipped at 0 "

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,11 +16,15 @@ from scipy import ndimage
 from torch import Tensor
 
 from voxlate.data_prep import (
+    UNIT,
+    OutputScale,
     Prepared,
     Preprocessing,
     Record,
     Scan,
     ScanError,
+    Suitability,
+    assess,
     foreground,
     read_scan,
 )
@@ -28,6 +33,7 @@ from .bundle import Origin
 from .one_to_many import BACKGROUND
 
 FloatArray = npt.NDArray[np.float32]
+StoredAs = Literal["float32", "scan"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,8 @@ class Request:
         targets: Wanted modalities.
         seed: The user's seed.
         steps: Denoising steps; 0 is the prior alone.
+        scale: What the intensities of the results mean.
+        stored_as: Voxel type of the files: ``float32`` or the scan's own.
     """
 
     case_id: str
@@ -47,6 +55,8 @@ class Request:
     targets: tuple[str, ...]
     seed: int
     steps: int
+    scale: OutputScale = UNIT
+    stored_as: StoredAs = "float32"
 
 
 @dataclass(frozen=True)
@@ -76,8 +86,9 @@ class Translation:
     Attributes:
         scan: The scan as read.
         source: Its modality.
-        volumes: By target, float32 on the scan's own grid: 0 and 1 are the 0.5th and 99.5th
-            percentile of the target contrast's foreground, background is 0.
+        volumes: By target, float32 on the scan's own grid, on the scale that was asked for; on the
+            scale ``unit`` 0 and 1 are the 0.5th and 99.5th percentile of the target contrast's
+            foreground, background is 0.
         case_id: Name of the case, part of the noise's seed.
         seed: The user's seed.
         steps: Denoising steps; 0 is the prior alone.
@@ -87,6 +98,10 @@ class Translation:
         origin: The bundle, where there is one.
         seconds: By stage.
         warnings: What was tolerated or is doubtful.
+        scale: What the intensities mean.
+        lines: By target, the record of the line from the networks' 0 to 1 to that scale.
+        stored_as: Voxel type of the files.
+        suitability: What was measured of the scan as an input.
     """
 
     scan: Scan
@@ -101,9 +116,21 @@ class Translation:
     origin: Origin | None
     seconds: dict[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    scale: OutputScale = UNIT
+    lines: dict[str, dict[str, Any]] = field(default_factory=dict)
+    stored_as: StoredAs = "float32"
+    suitability: Suitability | None = None
 
     def __getitem__(self, target: str) -> FloatArray:
         return self.volumes[target]
+
+    def windowed(self, target: str) -> FloatArray:
+        """One volume as the networks gave it, from 0 to 1, whatever its scale: for pictures."""
+        if self.scale.name == "unit":
+            return self.volumes[target]
+        line = self.lines[target]
+        values = (self.volumes[target] - np.float64(line["Intercept"])) / line["Slope"]
+        return values.clip(0, 1).astype(np.float32)
 
 
 def read_case(scan: str | os.PathLike[str] | Scan, preprocessing: Preprocessing) -> ReadyCase:
@@ -131,11 +158,16 @@ def finish_case(
     """
     clock = Clock()
     with clock("restore"):
-        stripped, inside = cleared_background(ready.scan)
-        volumes = {
-            target: restore(volume, ready.prepared.record, preprocessing, ready.scan, inside)
-            for target, volume in zip(request.targets, made.volumes.cpu(), strict=True)
-        }
+        scan = ready.scan
+        head = foreground(scan.data, scan.spacing)
+        stripped, inside = _cleared(scan, head)
+        volumes, lines = {}, {}
+        for target, volume in zip(request.targets, made.volumes.cpu(), strict=True):
+            unit = restore(volume, ready.prepared.record, preprocessing, scan, inside)
+            scaled = request.scale(target, unit, inside if stripped else head)
+            volumes[target] = scaled.values
+            lines[target] = request.scale.describe(target, scaled)
+        suitability = assess(scan, request.source, head)
     return Translation(
         scan=ready.scan,
         source=request.source,
@@ -148,7 +180,11 @@ def finish_case(
         skull_stripped=stripped,
         origin=made.origin,
         seconds={**ready.seconds, **made.seconds, **clock.seconds},
-        warnings=ready.scan.warnings,
+        warnings=(*scan.warnings, *suitability.warnings),
+        scale=request.scale,
+        lines=lines,
+        stored_as=request.stored_as,
+        suitability=suitability,
     )
 
 
@@ -166,12 +202,15 @@ def cleared_background(scan: Scan) -> tuple[bool, npt.NDArray[np.bool_]]:
 
     Holes inside the head belong to it.
     """
-    inside = foreground(scan.data, scan.spacing)
-    outside = scan.data[~inside]
+    return _cleared(scan, foreground(scan.data, scan.spacing))
+
+
+def _cleared(scan: Scan, head: npt.NDArray[np.bool_]) -> tuple[bool, npt.NDArray[np.bool_]]:
+    outside = scan.data[~head]
     stripped = outside.size > 0 and bool((outside == outside[0]).all())
     if not stripped:
         return False, np.ones(scan.shape, dtype=bool)
-    return True, np.asarray(ndimage.binary_fill_holes(inside), dtype=bool)
+    return True, np.asarray(ndimage.binary_fill_holes(head), dtype=bool)
 
 
 def restore(

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, NoReturn
+from typing import Annotated, Literal, NoReturn
 
 import typer
 
@@ -18,6 +18,8 @@ import voxlate
 
 from . import batch_cli, prepare_cli
 
+StoredAs = Literal["float32", "scan"]
+Geometry = Literal["sform", "qform"]
 INTERRUPTED, TERMINATED = 130, 143
 ABOUT = "Translate one brain MR contrast into the others. Research use only, not a medical device."
 
@@ -70,6 +72,32 @@ def translate(
     steps: Annotated[
         int | None, typer.Option(min=0, help="Denoising steps. Default: the bundle's.")
     ] = None,
+    intensity: Annotated[
+        str,
+        typer.Option(
+            metavar="unit|percentile|match:REFERENCE",
+            help="Scale of the results; REFERENCE is a scan, or a folder with one for each target.",
+        ),
+    ] = "unit",
+    dtype: Annotated[
+        StoredAs, typer.Option(help="Voxel type of the results: float32, or that of the scan.")
+    ] = "float32",
+    volume: Annotated[
+        int | None, typer.Option(min=0, help="Volume of a 4D INPUT, counted from 0.")
+    ] = None,
+    geometry: Annotated[
+        Geometry | None,
+        typer.Option(help="Transform to believe where the header has two that differ."),
+    ] = None,
+    assume_mm: Annotated[
+        bool, typer.Option("--assume-mm", help="Lengths are mm, whatever unit the header says.")
+    ] = False,
+    allow_shear: Annotated[
+        bool, typer.Option("--allow-shear", help="Accept axes that are not square.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Accept what looks like a CT or a label map.")
+    ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace existing results.")
     ] = False,
@@ -77,6 +105,8 @@ def translate(
 ) -> None:
     """Translate one scan; write volumes on its own grid, a picture and a JSON record."""
     with refusals():
+        from voxlate.data_prep import Overrides
+
         from .conversion import convert
 
         files = convert(
@@ -88,6 +118,15 @@ def translate(
             device=device,
             seed=seed,
             steps=steps,
+            intensity=intensity,
+            stored_as=dtype,
+            overrides=Overrides(
+                assume_mm=assume_mm,
+                geometry=geometry,
+                shear=allow_shear,
+                content=force,
+                volume=volume,
+            ),
             overwrite=overwrite,
             quiet=quiet,
         )

@@ -4,9 +4,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from voxlate.data_prep import read_scan
+from voxlate.data_prep import Overrides, parse_output_scale, read_scan
 
-from .case_steps import stem
+from .case_steps import StoredAs, stem
 from .layouts import tree_files
 from .one_to_many import resolve_targets
 from .outputs import check_outputs, write_translation
@@ -24,6 +24,9 @@ def convert(
     device: str = "auto",
     seed: int = 0,
     steps: int | None = None,
+    intensity: str = "unit",
+    stored_as: StoredAs = "float32",
+    overrides: Overrides | None = None,
     overwrite: bool = False,
     quiet: bool = False,
 ) -> list[Path]:
@@ -38,6 +41,9 @@ def convert(
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:<index>``.
         seed: Same seed, same translation.
         steps: Denoising steps; by default the bundle's.
+        intensity: ``unit``, ``percentile`` or ``match:REFERENCE``, see docs/intensity.md.
+        stored_as: Voxel type of the files: ``float32`` or ``scan``, the scan's own.
+        overrides: What the user vouches for, where the scan alone would be refused.
         overwrite: Replace outputs that are there.
         quiet: Show no progress.
 
@@ -51,14 +57,22 @@ def convert(
     check_outputs(folder, [], overwrite=overwrite)
     with CaseProgress(name, quiet=quiet) as progress:
         progress("read", 0, 1)
-        scan = read_scan(scan_file)
+        scan = read_scan(scan_file, overrides=overrides or Overrides())
         progress("load the networks", 0, 1)
         translator = Translator.from_bundle(bundle, device=device)
         source, wanted = resolve_targets(translator.modalities, source, targets)
         files = tree_files(name, wanted)
         check_outputs(folder, files.names, overwrite=overwrite)
         translation = translator(
-            scan, source, wanted, seed=seed, steps=steps, case_id=name, progress=progress
+            scan,
+            source,
+            wanted,
+            seed=seed,
+            steps=steps,
+            case_id=name,
+            intensity=parse_output_scale(intensity, wanted),
+            stored_as=stored_as,
+            progress=progress,
         )
         progress("write", 0, 1)
         return write_translation(translation, folder, files, overwrite=overwrite)

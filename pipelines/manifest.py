@@ -27,6 +27,8 @@ def fingerprint(
     configuration: str,
     seed: int,
     steps: int,
+    scale: str = "unit",
+    stored_as: str = "float32",
 ) -> str:
     """SHA-256 of all that decides a voxel: results with different ones never share a folder.
 
@@ -35,12 +37,16 @@ def fingerprint(
         configuration: SHA-256 of the network's configuration.
         seed: The user's seed.
         steps: Denoising steps.
+        scale: Identity of the intensity scale.
+        stored_as: Voxel type of the files.
     """
     parts = {
         "weights": weights,
         "configuration": configuration,
         "seed": int(seed),
         "steps": int(steps),
+        "scale": scale,
+        "stored_as": stored_as,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 

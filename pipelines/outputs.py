@@ -139,6 +139,7 @@ def write_translation(
                 path,
                 volume,
                 translation.scan,
+                dtype=translation.scan.dtype if translation.stored_as == "scan" else "float32",
                 description=f"synthetic {target} by voxlate, research only",
             )
             outputs[target] = file_entry(path)
@@ -149,7 +150,7 @@ def write_translation(
             draw_qc(
                 drawn,
                 (translation.source, translation.scan.data),
-                translation.volumes,
+                {target: translation.windowed(target) for target in translation.volumes},
                 translation.scan.affine,
                 title=path.name.removesuffix("_qc.png"),
             )

@@ -10,11 +10,17 @@ from typing import Any
 
 from ignite.engine import Engine, Events
 
-from voxlate.data_prep import Preprocessing, VoxlateError, write_atomically
+from voxlate.data_prep import (
+    UNIT,
+    Preprocessing,
+    VoxlateError,
+    parse_output_scale,
+    write_atomically,
+)
 
 from .bundle import Origin
 from .bundle_inference import FAILURE, TranslationInferer
-from .case_steps import Made, Request, Translation, finish_case
+from .case_steps import Made, Request, StoredAs, Translation, finish_case
 from .checkpoint import sha256_of
 from .device import autocast_dtype
 from .layouts import tree_files
@@ -40,6 +46,8 @@ class SaveTranslations:
         weights: File that the network's weights came from, for the record.
         bundle: Name of the bundle, for the record.
         version: Its version, likewise.
+        intensity: ``unit``, ``percentile`` or ``match:REFERENCE``, see docs/intensity.md.
+        stored_as: Voxel type of the files: ``float32`` or ``scan``, the scan's own.
         overwrite: Replace results that are there; else such a case fails.
     """
 
@@ -52,11 +60,15 @@ class SaveTranslations:
         weights: str | os.PathLike[str] | None = None,
         bundle: str = "unknown",
         version: str = "unknown",
+        intensity: str = "unit",
+        stored_as: StoredAs = "float32",
         overwrite: bool = False,
     ) -> None:
         self.output_dir, self.overwrite = Path(output_dir), overwrite
         self.inferer, self.preprocessing = inferer, preprocessing
         self.weights, self.bundle, self.version = weights, bundle, version
+        self.intensity, self.stored_as = intensity, stored_as
+        self.scale = UNIT
         self.origin: Origin | None = None
         self.written: list[Path] = []
         self.failures: list[tuple[str, str, str]] = []
@@ -69,9 +81,14 @@ class SaveTranslations:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.save)
         engine.add_event_handler(Events.COMPLETED, self.finish)
 
-    def start(self, engine: Engine) -> None:
-        """Forget an earlier run; note whose weights these are."""
+    def start(self, engine: Any) -> None:
+        """Forget an earlier run; read the references; note whose weights these are.
+
+        Raises:
+            VoxlateError: There is no such intensity scale, or a reference cannot be used.
+        """
         self.written, self.failures = [], []
+        self.scale = parse_output_scale(self.intensity, self._wanted(engine)[1])
         if self.weights is not None:
             self.origin = Origin(self.bundle, self.version, sha256_of(self.weights))
 
@@ -117,11 +134,15 @@ class SaveTranslations:
 
     def _translation(self, engine: Any, batch: dict[str, Any], made: Any) -> Translation:
         """``made`` is (t, x, y, z) on the network's grid."""
-        source, targets = resolve_targets(
-            engine.network.modalities, self.inferer.source, self.inferer.targets
-        )
+        source, targets = self._wanted(engine)
         request = Request(
-            batch["case_id"], source, tuple(targets), self.inferer.seed, self.inferer.steps
+            batch["case_id"],
+            source,
+            tuple(targets),
+            self.inferer.seed,
+            self.inferer.steps,
+            self.scale,
+            self.stored_as,
         )
         volumes = Made(
             made[:, None],
@@ -131,3 +152,7 @@ class SaveTranslations:
             {"translate": round(time.perf_counter() - self._began, 3)},
         )
         return finish_case(batch["ready"], volumes, request, self.preprocessing)
+
+    def _wanted(self, engine: Any) -> tuple[str, list[str]]:
+        """Source and targets, in full."""
+        return resolve_targets(engine.network.modalities, self.inferer.source, self.inferer.targets)

@@ -7,6 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import voxlate
+from voxlate.data_prep import MEANING
 
 from .case_steps import Translation
 from .manifest import SCHEMA, fingerprint
@@ -14,10 +15,6 @@ from .manifest import SCHEMA, fingerprint
 STATEMENT = (
     "Synthetic images for research. Not a medical device: lesions can be lost or invented; never "
     "use them for diagnosis, treatment or any decision about a patient."
-)
-INTENSITY_SCALE = (
-    "float32: 0 and 1 are the 0.5th and 99.5th percentile of the target contrast's foreground, "
-    "clipped; background 0"
 )
 
 
@@ -51,8 +48,11 @@ def describe(
         },
         "Outputs": {target: dict(entry) for target, entry in outputs.items()},
         "Picture": None if picture is None else dict(picture),
-        "IntensityScale": INTENSITY_SCALE,
+        "IntensityScale": MEANING[translation.scale.name],
+        "Intensity": translation.lines,
+        "StoredAs": translation.stored_as,
         "BackgroundSetToZero": translation.skull_stripped,
+        "Suitability": _suitability(translation),
         "Options": {
             "Targets": list(translation.volumes),
             "CaseID": translation.case_id,
@@ -90,7 +90,23 @@ def translation_fingerprint(translation: Translation) -> str | None:
         configuration=translation.origin.configuration,
         seed=translation.seed,
         steps=translation.steps,
+        scale=translation.scale.identity,
+        stored_as=translation.stored_as,
     )
+
+
+def _suitability(translation: Translation) -> dict[str, Any] | None:
+    """What was measured of the input, for whoever sets other limits."""
+    found = translation.suitability
+    if found is None:
+        return None
+    return {
+        "ForegroundML": round(found.foreground_ml, 1),
+        "ExtentMM": [round(size, 1) for size in found.extent_mm],
+        "CutMM2": round(found.cut_mm2, 1),
+        "Skewness": round(found.skewness, 3),
+        "Skull": found.skull,
+    }
 
 
 def _version(name: str) -> str:

@@ -7,11 +7,11 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
-from voxlate.data_prep import Preprocessing, Scan
+from voxlate.data_prep import OutputScale, Preprocessing, Scan, parse_output_scale
 from voxlate.networks import TranslationNetwork
 
 from .bundle import Origin, read_bundle
-from .case_steps import Clock, Made, Request, Translation, finish_case, read_case, stem
+from .case_steps import Clock, Made, Request, StoredAs, Translation, finish_case, read_case, stem
 from .device import autocast_dtype, choose_device, inference_context
 from .one_to_many import OneToMany, Progress, check_steps, resolve_targets
 
@@ -95,6 +95,8 @@ class Translator:
         seed: int = ...,
         steps: int | None = ...,
         case_id: str | None = ...,
+        intensity: str | OutputScale = ...,
+        stored_as: StoredAs = ...,
         progress: Progress | None = ...,
     ) -> Translation: ...
 
@@ -107,6 +109,8 @@ class Translator:
         seed: int = 0,
         steps: int | None = None,
         case_id: str | None = None,
+        intensity: str | OutputScale = "unit",
+        stored_as: StoredAs = "float32",
         progress: Progress | None = None,
     ) -> Translation | dict[str, Tensor]:
         """Translate a file, a scan or a volume.
@@ -119,6 +123,9 @@ class Translator:
             seed: Same seed, case and target: same noise.
             steps: Denoising steps instead of the translator's.
             case_id: Name of the case; by default the file's name, or ``"volume"`` for a tensor.
+            intensity: Of a scan's results: ``unit``, ``percentile`` or ``match:REFERENCE``, see
+                docs/intensity.md. Volumes stay in [-1, 1].
+            stored_as: Voxel type that files of the result will have: ``float32`` or ``scan``.
             progress: Called with (stage, done, in all).
 
         Returns:
@@ -127,8 +134,8 @@ class Translator:
 
         Raises:
             UsageError: A modality the network does not know, the source as target, or an impossible
-                number of steps.
-            ScanError: The scan cannot be used.
+                number of steps, or an unknown intensity scale.
+            ScanError: The scan, or the reference of its intensities, cannot be used.
         """
         source, wanted = resolve_targets(self.modalities, source, targets)
         steps = self.checked_steps(steps)
@@ -138,10 +145,19 @@ class Translator:
             request = Request(case_id or "volume", source, tuple(wanted), seed, steps)
             made = self.compute(scan, request, progress)
             return dict(zip(wanted, made.volumes, strict=True))
+        scale = _scale(intensity, wanted)
         report = progress or _silent
         report("read", 0, 1)
         ready = read_case(scan, self.preprocessing)
-        request = Request(case_id or stem(ready.scan.path), source, tuple(wanted), seed, steps)
+        request = Request(
+            case_id or stem(ready.scan.path),
+            source,
+            tuple(wanted),
+            seed,
+            steps,
+            scale,
+            stored_as,
+        )
         made = self.compute(ready.prepared.volume, request, progress)
         report("restore", 0, 1)
         return finish_case(ready, made, request, self.preprocessing)
@@ -177,6 +193,12 @@ class Translator:
                 progress=progress,
             ).cpu()
         return Made(volumes, self.device, self.dtype, self.origin, clock.seconds)
+
+
+def _scale(intensity: str | OutputScale, targets: Sequence[str]) -> OutputScale:
+    if isinstance(intensity, OutputScale):
+        return intensity
+    return parse_output_scale(intensity, targets)
 
 
 def _silent(stage: str, done: int, total: int) -> None:
