@@ -13,7 +13,12 @@ import pytest
 
 from voxlate.data_prep import find_cases, save_datalist, split_by_subject
 
-CONTRASTS = ["t1", "t1ce", "t2", "flair"]
+CONTRASTS = {
+    "aldm_brats": ["t1", "t1ce", "t2", "flair"],
+    "brain_mri_translation": ["t1", "t1ce", "t2", "flair"],
+    "dfbk_brats": ["t1", "t2", "flair"],
+}
+DATALISTS = {"aldm_brats": "brats2021.json", "dfbk_brats": "brats2023.json"}
 
 
 def commands(readme: Path) -> list[str]:
@@ -28,7 +33,7 @@ def commands(readme: Path) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["aldm_brats", "brain_mri_translation"])
+@pytest.mark.parametrize("name", list(CONTRASTS))
 def test_every_command_of_the_readme_runs(
     name: str,
     copied: Callable[..., Any],
@@ -47,15 +52,17 @@ def test_every_command_of_the_readme_runs(
     for source, subject in (("01", "07"), ("02", "12"), ("03", "19")):
         folder = bundle.root / "data" / f"patient{subject}"
         shutil.copytree(phantoms / f"patient{source}", folder)
-    cases = find_cases(bundle.root / "data", CONTRASTS)
+    cases = find_cases(bundle.root / "data", CONTRASTS[name])
     split = split_by_subject(cases, validation=["patient19"])
-    save_datalist(bundle.root / "data" / "brats2021.json", *split)
+    save_datalist(bundle.root / "data" / DATALISTS.get(name, "datalist.json"), *split)
     path = f"{Path(sys.executable).parent}{os.pathsep}{importable['PATH']}"
     ran = 0
     for command in commands(bundle.root / "docs" / "README.md"):
         if "tracking" in command and importlib.util.find_spec("mlflow") is None:
             continue
-        command = command.replace("BraTS2021_00000", "patient19").replace("=4", "=2")
+        for patient in ("BraTS2021_00000", "BraTS-GLI-00000-000"):
+            command = command.replace(patient, "patient19")
+        command = command.replace("=4", "=2")
         done = subprocess.run(
             ["bash", "-c", command],
             cwd=bundle.root,

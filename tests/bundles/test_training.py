@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ KL = {
 
 
 @pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("name", ["aldm_brats", "brain_mri_translation"])
+@pytest.mark.parametrize("name", ["aldm_brats", "brain_mri_translation", "dfbk_brats"])
 def test_training_configuration_has_every_property(
     name: str,
     stage: str,
@@ -51,42 +51,13 @@ def test_training_configuration_has_every_property(
     assert workflow.check_properties() == []
 
 
-def train(
-    bundle: Any, stages: Sequence[str], overlays: Sequence[str], data: Path, **override: Any
-) -> None:
-    for stage in stages:
-        workflow = bundle.run(
-            f"train_{stage}", *overlays, kind="train", dataset_dir=str(data), **override
-        )
-        assert workflow.trainer.state.iteration == 2
-        (metrics,) = [v for k, v in workflow.evaluator.state.metrics.items() if k == "psnr"]
-        assert metrics == metrics  # a number
-        state = torch.load(bundle.root / "runs" / stage / "model.pt", weights_only=True)
-        assert all(bool(value.isfinite().all()) for value in state.values())
-
-
-def translate(
-    bundle: Any, stage: str, overlays: Sequence[str], data: Path, out: Path, **options: Any
-) -> None:
-    bundle.run(
-        "inference",
-        *overlays,
-        kind="infer",
-        dataset_dir=str(data),
-        output_dir=str(out),
-        weights=str(bundle.root / "runs" / stage / "model.pt"),
-        **options,
-    )
-    assert len(list(out.rglob("*.nii.gz"))) >= 3
-
-
 @pytest.mark.slow
 def test_default_bundle_goes_through_its_stages(
     copied: Callable[..., Any], phantoms: Path, tmp_path: Path
 ) -> None:
     bundle = copied("brain_mri_translation")
-    train(bundle, STAGES, [], phantoms, **HELD_BACK)
-    translate(bundle, "denoiser", [], phantoms, tmp_path / "out", steps=2, targets=["t2"])
+    bundle.train(STAGES, [], phantoms, **HELD_BACK)
+    bundle.translate("denoiser", [], phantoms, tmp_path / "out", steps=2, targets=["t2"])
 
 
 @pytest.mark.slow
@@ -104,11 +75,11 @@ def test_paper_goes_through_its_stages_with_every_loss_that_needs_no_weights(
     generator = learns.trainer.network.prior.parameters()
     stepped = {id(p) for group in learns.trainer.optimizer.param_groups for p in group["params"]}
     assert {id(p) for p in generator} <= stepped  # ALDM's code forgot it
-    train(bundle, STAGES[:1], [], phantoms, cycle_weight=1.0)
-    train(bundle, STAGES[1:], [], phantoms)
-    translate(bundle, "denoiser", [], phantoms, tmp_path / "out", steps=2)
+    bundle.train(STAGES[:1], [], phantoms, cycle_weight=1.0)
+    bundle.train(STAGES[1:], [], phantoms)
+    bundle.translate("denoiser", [], phantoms, tmp_path / "out", steps=2)
     spade = ["ablation_ms_spade_only"]
-    translate(bundle, "prior", spade, phantoms, tmp_path / "ms_spade")
+    bundle.translate("prior", spade, phantoms, tmp_path / "ms_spade")
     assert bundle.workflow("inference", *spade, kind="infer").parser["steps"] == 0
 
 
@@ -119,8 +90,8 @@ def test_public_code_on_brats_goes_through_its_stages(
     bundle = copied("aldm_brats", network=REPO)
     (phantoms / "brats2021.json").write_bytes((phantoms / "datalist.json").read_bytes())
     overlays = ["network_repo", "brats2021"]
-    train(bundle, STAGES, overlays, phantoms)
-    translate(bundle, "denoiser", overlays, phantoms, tmp_path / "out", targets=["flair"])
+    bundle.train(STAGES, overlays, phantoms)
+    bundle.translate("denoiser", overlays, phantoms, tmp_path / "out", targets=["flair"])
     state = torch.load(bundle.root / "runs/denoiser/model.pt", weights_only=True)
     assert state["denoiser.conv_in.weight"].shape[1] == 3 * 4  # x_t, source, target-like
     assert "denoiser.modality_embedding.weight" in state
@@ -133,9 +104,9 @@ def test_ixi_goes_through_its_stages(
     bundle = copied("aldm_brats")
     list_file = phantoms_with_pd / "datalist.json"
     (phantoms_with_pd / "ixi.json").write_bytes(list_file.read_bytes())
-    train(bundle, STAGES, ["ixi"], phantoms_with_pd)
+    bundle.train(STAGES, ["ixi"], phantoms_with_pd)
     out = tmp_path / "out"
-    translate(bundle, "denoiser", ["ixi"], phantoms_with_pd, out, steps=2, targets=["pd"])
+    bundle.translate("denoiser", ["ixi"], phantoms_with_pd, out, steps=2, targets=["pd"])
 
 
 @pytest.mark.slow
@@ -158,8 +129,8 @@ def test_ablation_goes_through_its_stages(
 ) -> None:
     bundle = copied("aldm_brats", network=network)
     overlays = [f"ablation_{ablation}"]
-    train(bundle, stages, overlays, phantoms)
-    translate(bundle, "denoiser", overlays, phantoms, tmp_path / "out", steps=2, targets=["t2"])
+    bundle.train(stages, overlays, phantoms)
+    bundle.translate("denoiser", overlays, phantoms, tmp_path / "out", steps=2, targets=["t2"])
     state = torch.load(bundle.root / "runs/denoiser/model.pt", weights_only=True)
     assert state["denoiser.conv_in.weight"].shape[1] == (1 + concat) * 3
     assert float(state["scale_factor"]) != 1.0

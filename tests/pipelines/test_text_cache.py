@@ -161,13 +161,19 @@ def test_command_refuses_in_one_line_and_writes_nothing(bundle: Path) -> None:
         build_text_cache(bundle, encoder=f"local-dir:{tower}")
 
 
-@pytest.mark.parametrize("name", ["brain_mri_translation"])
+@pytest.mark.parametrize("name", ["brain_mri_translation", "dfbk_brats"])
 def test_shipped_caches_are_of_the_shipped_prompts(name: str) -> None:
     root = ROOT / "bundles" / name
     prompts = read_prompts(root / "configs/prompts.yaml")
     text = text_knowledge(root, list(prompts))
     assert bool(text.tokens.isfinite().all())
     assert (root / "models/text_cache.safetensors").stat().st_size < 100_000
+
+
+def test_bundles_ship_the_same_words_and_encoding() -> None:
+    folders = [ROOT / "bundles" / name for name in ("brain_mri_translation", "dfbk_brats")]
+    for file in ("configs/prompts.yaml", "models/text_cache.safetensors"):
+        assert len({(folder / file).read_bytes() for folder in folders}) == 1
 
 
 def test_shipped_cache_comes_out_of_its_recipe(tmp_path: Path) -> None:
