@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 HERE = Path(__file__).parent
-SCRIPTS = ("pipeline.py", "blocks.py", "wavelets.py", "paper_preset.py")
+SCRIPTS = ("pipeline.py", "blocks.py", "wavelets.py", "frequency_blocks.py", "paper_preset.py")
 BEGIN, END = "<!-- figures -->\n", "<!-- end of figures -->"
 
 
