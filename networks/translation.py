@@ -134,7 +134,7 @@ class TranslationNetwork(nn.Module):
         latents = self.encode_given(volumes, available)
         structure = None
         if hasattr(self.prior, "encode_case"):
-            structure = self.prior.encode_case(volumes, available)
+            structure = self.prior.encode_case(volumes, available)  # type: ignore[operator]
         return EncodedCase(latents, available, structure)
 
     def ask_prior(self, case: EncodedCase, target: Tensor) -> PriorOutput:
@@ -170,7 +170,7 @@ class TranslationNetwork(nn.Module):
         structure = latent  # of a prior that reads latents alone: none
         if hasattr(self.prior, "encode_case"):
             volumes = torch.cat([image] + [torch.zeros_like(image)] * (count - 1), dim=1)
-            structure = self.prior.encode_case(volumes, available)
+            structure = self.prior.encode_case(volumes, available)  # type: ignore[operator]
         translated = []
         for index in range(count):
             target = torch.full([batch], index, dtype=torch.int64, device=image.device)

@@ -1,0 +1,149 @@
+"""Some contrasts of a case in, the missing ones out."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from voxlate.data_prep import Preprocessing, UsageError, parse_modality
+from voxlate.networks import TranslationNetwork
+
+from .case_inputs import CaseInputs, missing_targets
+from .case_steps import Clock, Made, ReadyCase, Request, Translation, finish_case
+from .device import inference_context
+from .one_to_many import OneToMany, Progress
+from .translator import Translator
+
+
+def takes_several(network: TranslationNetwork) -> bool:
+    """Whether the network's prior makes use of more than one contrast."""
+    return hasattr(network.prior, "encode_case")
+
+
+def refuse_several(network: TranslationNetwork, given: Sequence[str]) -> None:
+    """Refuse more contrasts than a network can use.
+
+    Raises:
+        UsageError: It translates one at a time.
+    """
+    if len(given) > 1 and not takes_several(network):
+        raise UsageError(
+            f"this model translates one contrast at a time, got {', '.join(given)}",
+            "give one of them, or name a bundle that takes several",
+            code="E_SEVERAL",
+        )
+
+
+def complete(
+    translator: Translator,
+    inputs: CaseInputs,
+    request: Request,
+    *,
+    progress: Progress | None = None,
+) -> Translation:
+    """Make the contrasts that a case lacks from all that it has.
+
+    Args:
+        translator: With a network that takes several contrasts (or a case that has one).
+        inputs: What is given; the results are on their grid.
+        request: Its ``source`` is the inputs' reference, its targets are not given.
+        progress: Called with (stage, done, in all).
+
+    Returns:
+        The translation, as of the reference scan.
+
+    Raises:
+        UsageError: The network takes one contrast at a time.
+        ScanError: A scan cannot be used.
+    """
+    refuse_several(translator.network, list(inputs.scans))
+    clock = Clock()
+    with clock("prepare"):
+        volumes, ready = prepare_together(inputs, translator.preprocessing)
+    made = compute(translator, volumes, list(inputs.scans), request, progress)
+    ready = replace(ready, seconds=clock.seconds)
+    translation = finish_case(ready, made, request, translator.preprocessing)
+    warnings = dict.fromkeys((*inputs.warnings, *translation.warnings))
+    return replace(translation, warnings=tuple(warnings))
+
+
+def prepare_together(inputs: CaseInputs, preprocessing: Preprocessing) -> tuple[Tensor, ReadyCase]:
+    """All scans on one model's grid around all their heads: (n, x, y, z), and the reference."""
+    scans = list(inputs.scans.values())
+    plan = preprocessing.plan(*scans)
+    prepared = [preprocessing.apply(scan, plan) for scan in scans]
+    volumes = torch.cat([one.volume for one in prepared])
+    return volumes, ReadyCase(scans[0], prepared[0], {})
+
+
+def compute(
+    translator: Translator,
+    volumes: Tensor,
+    sources: Sequence[str],
+    request: Request,
+    progress: Progress | None = None,
+) -> Made:
+    """Run the networks on the prepared volumes (n, x, y, z) of these sources."""
+    clock = Clock(translator.device)
+    many = OneToMany(translator.network, translator.scheduler, steps=request.steps)
+    with clock("translate"), inference_context(translator.device, translator.dtype):
+        made = many(
+            volumes[None].to(translator.device, torch.float32),
+            source=sources,
+            targets=request.targets,
+            seed=request.seed,
+            case_id=request.case_id,
+            progress=progress,
+        ).cpu()
+    return Made(made, translator.device, translator.dtype, translator.origin, clock.seconds)
+
+
+def complete_volumes(
+    translator: Translator,
+    given: Mapping[str, Tensor],
+    targets: Sequence[str] | None = None,
+    *,
+    seed: int = 0,
+    steps: int | None = None,
+    case_id: str = "volume",
+    progress: Progress | None = None,
+) -> dict[str, Tensor]:
+    """Complete a set of volumes: the given ones as they are, and those that were made.
+
+    Args:
+        translator: See ``complete``.
+        given: Modality to volume, each (1, X, Y, Z) in [-1, 1], RAS, 1 mm, background -1.
+        targets: Wanted; None for every one that is missing. A given one is handed through.
+        seed: The user's seed.
+        steps: Denoising steps instead of the translator's.
+        case_id: Of the noise's seed.
+        progress: Called with (stage, done, in all).
+
+    Returns:
+        By modality, in the network's order.
+
+    Raises:
+        UsageError: A modality is unknown or given twice, nothing is missing, or the network takes
+            one contrast at a time.
+        ValueError: A volume has another shape than the first.
+    """
+    known = translator.modalities
+    named = {parse_modality(name, known): volume for name, volume in given.items()}
+    if len(named) != len(given):
+        raise UsageError("a modality is given twice", "give it once", code="E_CLASH")
+    if not named:
+        raise UsageError("no volume", "give at least one contrast", code="E_NO_INPUT")
+    refuse_several(translator.network, list(named))
+    shape = next(iter(named.values())).shape
+    for name, volume in named.items():
+        if volume.ndim != 4 or volume.shape[0] != 1 or volume.shape != shape:
+            raise ValueError(f"volumes must be (1, X, Y, Z), all alike, {name} is {volume.shape}")
+    wanted, _ = missing_targets(known, list(named), targets)
+    steps = translator.checked_steps(steps)
+    sources = [name for name in known if name in named]
+    request = Request(case_id, sources[0], tuple(wanted), seed, steps)
+    volumes = torch.cat([named[name].cpu() for name in sources])
+    made = compute(translator, volumes, sources, request, progress)
+    every = {**named, **dict(zip(wanted, made.volumes, strict=True))}
+    return {name: every[name] for name in known if name in every}
