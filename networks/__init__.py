@@ -25,8 +25,10 @@ from .noise_scheduler import NoiseScheduler
 from .perceptual import PerceptualLoss
 from .prior import MSSpadePrior, PriorOutput
 from .quantizer import Quantized, VectorQuantizer, nearest_code
+from .resshift import ResShiftScheduler
 from .ridge import RidgePath
 from .schedule import draw_noise
+from .swin import SwinLayer
 from .text_knowledge import TextKnowledge
 from .translation import TranslationNetwork
 from .vqgan import VQGAN, Encoding, aldm_vqgan
@@ -53,8 +55,10 @@ __all__ = [
     "PerceptualLoss",
     "PriorOutput",
     "Quantized",
+    "ResShiftScheduler",
     "RidgePath",
     "SelfAttention",
+    "SwinLayer",
     "TableBGenerator",
     "TextKnowledge",
     "TranslationNetwork",

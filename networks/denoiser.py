@@ -54,6 +54,10 @@ class Denoiser(nn.Module):
         use_scale_shift_norm: Embeddings scale and shift after the norm instead of being added
             before it.
         use_checkpoint: Recompute each layer in the backward pass to save memory.
+        swin: Window attention in place of self-attention, as ResShift's backbone has it: after the
+            first residual block of each level of ``attention_levels``, and in the middle. The
+            arguments of ``SwinLayer``; heads and norm groups are the denoiser's unless given. None
+            for attention to the whole map.
         frequency_balance: Blocks on the decoder's features before each skip joins them: their
             ``levels``, as ``attention_levels`` has them, and the fields of ``BandOptions``. An
             attention takes in every second voxel along each axis at once: choose levels for which
@@ -89,6 +93,7 @@ class Denoiser(nn.Module):
         dropout: float = 0.0,
         use_scale_shift_norm: bool = False,
         use_checkpoint: bool = False,
+        swin: Mapping[str, Any] | None = None,
         frequency_balance: Mapping[str, Any] | None = None,
         knowledge_guidance: Mapping[str, Any] | None = None,
         refine_concat: bool = False,
@@ -133,6 +138,7 @@ class Denoiser(nn.Module):
             norm_groups,
             dropout,
             use_checkpoint,
+            swin,
         )
 
         guidance = dict(knowledge_guidance or {})
@@ -152,6 +158,9 @@ class Denoiser(nn.Module):
         def layer(width_in: int, level: int, attention: bool) -> UNetLayer:
             return factory.build(width_in, channels[level], heads[level], attention)
 
+        def attends(level: int, turn: int) -> bool:
+            return attention_levels[level] and (swin is None or turn == 0)
+
         self.time_mlp = nn.Sequential(
             nn.Linear(self.time_channels, embedding_channels),
             nn.SiLU(),
@@ -168,8 +177,8 @@ class Denoiser(nn.Module):
         self.down = nn.ModuleList()
         for index, out in enumerate(channels):
             layers = []
-            for _ in range(num_res_blocks):
-                layers.append(layer(width, index, attention_levels[index]))
+            for turn in range(num_res_blocks):
+                layers.append(layer(width, index, attends(index, turn)))
                 width = out
                 skips.append(width)
             last = index == len(channels) - 1
@@ -193,7 +202,7 @@ class Denoiser(nn.Module):
         for index in reversed(range(len(channels))):
             layers = []
             balances: list[FrequencyBalance | nn.Identity] = []
-            for _ in range(num_res_blocks + 1):
+            for turn in range(num_res_blocks + 1):
                 if balance_levels[index]:
                     balances.append(
                         FrequencyBalance(
@@ -207,7 +216,7 @@ class Denoiser(nn.Module):
                     depth += 1
                 else:
                     balances.append(nn.Identity())
-                layers.append(layer(width + skips.pop(), index, attention_levels[index]))
+                layers.append(layer(width + skips.pop(), index, attends(index, turn)))
                 width = channels[index]
             resample = Upsample(spatial_dims, width) if index > 0 else None
             self.up.append(UpLevel(layers, balances, resample))

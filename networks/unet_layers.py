@@ -1,7 +1,8 @@
 """The layers and levels that the denoiser's U-Net is built of."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from .attention import CrossAttention, SelfAttention
 from .frequency_balance import FrequencyBalance
 from .resnet import Downsample, TimeResBlock, Upsample
+from .swin import SwinLayer
 from .transformer import SpatialTransformer
 
 
@@ -19,7 +21,7 @@ class UNetLayer(nn.Module):
     def __init__(
         self,
         res: TimeResBlock,
-        attention: SelfAttention | None,
+        attention: SelfAttention | SwinLayer | None,
         cross_attention: CrossAttention | SpatialTransformer | None,
         use_checkpoint: bool,
     ) -> None:
@@ -47,7 +49,8 @@ class UNetLayer(nn.Module):
 class LayerFactory:
     """What all layers of one U-Net have in common; builds them.
 
-    ``conditioning`` is ``Denoiser``'s ``modality_conditioning``, or ``"none"``.
+    ``conditioning`` is ``Denoiser``'s ``modality_conditioning``, or ``"none"``; ``swin`` has the
+    options of the ``SwinLayer`` in place of each self-attention, or is None.
     """
 
     spatial_dims: int
@@ -58,13 +61,17 @@ class LayerFactory:
     norm_groups: int
     dropout: float
     use_checkpoint: bool
+    swin: Mapping[str, Any] | None
 
     def build(self, in_channels: int, channels: int, head_channels: int, attend: bool) -> UNetLayer:
         """A layer of a level ``channels`` wide, with attention where asked."""
-        itself: SelfAttention | None = None
+        itself: SelfAttention | SwinLayer | None = None
         token: CrossAttention | SpatialTransformer | None = None
         heads, groups = head_channels, self.norm_groups
-        if attend and self.conditioning != "spatial_transformer":
+        if attend and self.swin is not None:
+            options = {"head_channels": heads, "norm_groups": groups, **self.swin}
+            itself = SwinLayer(self.spatial_dims, channels, **options)
+        elif attend and self.conditioning != "spatial_transformer":
             itself = SelfAttention(channels, head_channels=heads, norm_groups=groups)
         if attend and self.conditioning == "cross_attention":
             token = CrossAttention(
