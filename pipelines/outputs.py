@@ -13,6 +13,7 @@ from typing import Any
 
 from voxlate.data_prep import OutputError, write_atomically, write_scan
 from voxlate.data_prep.atomic_file import sync_folder
+from voxlate.data_prep.writing import refuse_long_name
 
 from .bids import sidecar
 from .case_steps import Translation
@@ -26,8 +27,11 @@ def check_outputs(folder: Path, names: Sequence[str], *, overwrite: bool) -> Non
     """Refuse early what could not be written at the end.
 
     Raises:
-        OutputError: The folder is a file or read-only, or an output is there already.
+        OutputError: The folder is a file or read-only, a name is too long, or an output is there
+            already.
     """
+    for name in names:
+        refuse_long_name(folder / name)
     existing_parent = folder
     while not existing_parent.exists() and existing_parent != existing_parent.parent:
         existing_parent = existing_parent.parent

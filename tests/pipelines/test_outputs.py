@@ -97,3 +97,9 @@ def test_the_last_name_appears_when_all_others_are_there(
     with staged(tmp_path, NAMES, overwrite=False) as staging:
         fill(staging, "new")
     assert seen == [["a.txt"], ["a.txt", "b.txt"]]
+
+
+def test_name_that_would_be_too_long_is_refused_before_the_work(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="shorter") as caught:
+        check_outputs(tmp_path, ["n" * 250 + "_flair.nii.gz"], overwrite=True)
+    assert caught.value.code == "E_NAME" and caught.value.exit_code == 4
