@@ -129,8 +129,8 @@ def align(scans: Mapping[str, Scan], *, register: bool) -> CaseInputs:
             moves[modality] = move
         elif apart >= ALIGNED_MM:
             warnings.append(
-                f"{scan.path.name}: the head seems to lie {apart:.1f} mm from where it is in "
-                f"{fixed.path.name}; consider --register rigid"
+                f"W_MISALIGNED: {scan.path.name}: the head seems to lie {apart:.1f} mm from where "
+                f"it is in {fixed.path.name}; consider --register rigid"
             )
         found[modality] = scan
     return CaseInputs(found, moves, tuple(dict.fromkeys(warnings)))
@@ -169,7 +169,9 @@ def missing_targets(
         wanted = [name for name in modalities if name not in given]
     else:
         wanted = list(dict.fromkeys(parse_modality(name, modalities) for name in targets))
-    notes = tuple(f"{name} is given, so it is not made" for name in wanted if name in given)
+    notes = tuple(
+        f"W_GIVEN: {name} is given, so it is not made" for name in wanted if name in given
+    )
     wanted = [name for name in wanted if name not in given]
     if not wanted:
         raise UsageError(

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,8 +26,10 @@ from voxlate.data_prep import (
     Suitability,
     assess,
     foreground,
+    parse_output_scale,
     read_scan,
 )
+from voxlate.data_prep.rigid_transform import RigidTransform
 
 from .bundle import Origin
 from .one_to_many import BACKGROUND
@@ -102,6 +104,9 @@ class Translation:
         lines: By target, the record of the line from the networks' 0 to 1 to that scale.
         stored_as: Voxel type of the files.
         suitability: What was measured of the scan as an input.
+        others: Further contrasts of the case that it was made from, by modality, on the scan's
+            grid.
+        moves: Of those that were registered to the scan, the transform from it to their own place.
     """
 
     scan: Scan
@@ -120,6 +125,8 @@ class Translation:
     lines: dict[str, dict[str, Any]] = field(default_factory=dict)
     stored_as: StoredAs = "float32"
     suitability: Suitability | None = None
+    others: Mapping[str, Scan] = field(default_factory=dict)
+    moves: Mapping[str, RigidTransform] = field(default_factory=dict)
 
     def __getitem__(self, target: str) -> FloatArray:
         return self.volumes[target]
@@ -186,6 +193,13 @@ def finish_case(
         stored_as=request.stored_as,
         suitability=suitability,
     )
+
+
+def output_scale(intensity: str | OutputScale, targets: Sequence[str]) -> OutputScale:
+    """The scale that a name stands for, see ``parse_output_scale``; a scale as it is."""
+    if isinstance(intensity, OutputScale):
+        return intensity
+    return parse_output_scale(intensity, targets)
 
 
 def stem(path: Path) -> str:

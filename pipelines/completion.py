@@ -2,18 +2,31 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from voxlate.data_prep import Preprocessing, UsageError, parse_modality
+from voxlate.data_prep import OutputScale, Preprocessing, UsageError, parse_modality
 from voxlate.networks import TranslationNetwork
 
 from .case_inputs import CaseInputs, missing_targets
-from .case_steps import Clock, Made, ReadyCase, Request, Translation, finish_case
+from .case_steps import (
+    Clock,
+    Made,
+    ReadyCase,
+    Request,
+    StoredAs,
+    Translation,
+    finish_case,
+    output_scale,
+    stem,
+)
 from .device import inference_context
 from .one_to_many import OneToMany, Progress
-from .translator import Translator
+
+if TYPE_CHECKING:
+    from .translator import Translator
 
 
 def takes_several(network: TranslationNetwork) -> bool:
@@ -36,10 +49,15 @@ def refuse_several(network: TranslationNetwork, given: Sequence[str]) -> None:
 
 
 def complete(
-    translator: Translator,
+    translator: "Translator",
     inputs: CaseInputs,
-    request: Request,
+    targets: Sequence[str] | None = None,
     *,
+    seed: int = 0,
+    steps: int | None = None,
+    case_id: str | None = None,
+    intensity: str | OutputScale = "unit",
+    stored_as: StoredAs = "float32",
     progress: Progress | None = None,
 ) -> Translation:
     """Make the contrasts that a case lacks from all that it has.
@@ -47,25 +65,43 @@ def complete(
     Args:
         translator: With a network that takes several contrasts (or a case that has one).
         inputs: What is given; the results are on their grid.
-        request: Its ``source`` is the inputs' reference, its targets are not given.
+        targets: Wanted; None for every one that is missing. Given ones are not made, with a note.
+        seed: Same seed, case and target: same noise.
+        steps: Denoising steps instead of the translator's.
+        case_id: Name of the case; by default the first file's.
+        intensity: As ``Translator`` has it.
+        stored_as: Likewise.
         progress: Called with (stage, done, in all).
 
     Returns:
         The translation, as of the reference scan.
 
     Raises:
-        UsageError: The network takes one contrast at a time.
-        ScanError: A scan cannot be used.
+        UsageError: Nothing is missing, a target is unknown, or the network takes one contrast at a
+            time.
+        ScanError: The networks made something that is no image.
     """
     refuse_several(translator.network, list(inputs.scans))
+    wanted, notes = missing_targets(translator.modalities, list(inputs.scans), targets)
+    scan = inputs.scans[inputs.reference]
+    request = Request(
+        case_id or stem(scan.path),
+        inputs.reference,
+        tuple(wanted),
+        seed,
+        translator.checked_steps(steps),
+        output_scale(intensity, wanted),
+        stored_as,
+    )
     clock = Clock()
     with clock("prepare"):
         volumes, ready = prepare_together(inputs, translator.preprocessing)
     made = compute(translator, volumes, list(inputs.scans), request, progress)
     ready = replace(ready, seconds=clock.seconds)
     translation = finish_case(ready, made, request, translator.preprocessing)
-    warnings = dict.fromkeys((*inputs.warnings, *translation.warnings))
-    return replace(translation, warnings=tuple(warnings))
+    warnings = dict.fromkeys((*inputs.warnings, *translation.warnings, *notes))
+    others = {name: scan for name, scan in inputs.scans.items() if name != inputs.reference}
+    return replace(translation, warnings=tuple(warnings), others=others, moves=inputs.moves)
 
 
 def prepare_together(inputs: CaseInputs, preprocessing: Preprocessing) -> tuple[Tensor, ReadyCase]:
@@ -78,7 +114,7 @@ def prepare_together(inputs: CaseInputs, preprocessing: Preprocessing) -> tuple[
 
 
 def compute(
-    translator: Translator,
+    translator: "Translator",
     volumes: Tensor,
     sources: Sequence[str],
     request: Request,
@@ -100,13 +136,13 @@ def compute(
 
 
 def complete_volumes(
-    translator: Translator,
+    translator: "Translator",
     given: Mapping[str, Tensor],
     targets: Sequence[str] | None = None,
     *,
     seed: int = 0,
     steps: int | None = None,
-    case_id: str = "volume",
+    case_id: str | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Tensor]:
     """Complete a set of volumes: the given ones as they are, and those that were made.
@@ -124,8 +160,8 @@ def complete_volumes(
         By modality, in the network's order.
 
     Raises:
-        UsageError: A modality is unknown or given twice, nothing is missing, or the network takes
-            one contrast at a time.
+        UsageError: A modality is unknown or given twice, nothing is missing, the network takes one
+            contrast at a time, or what is given are not all volumes.
         ValueError: A volume has another shape than the first.
     """
     known = translator.modalities
@@ -134,6 +170,8 @@ def complete_volumes(
         raise UsageError("a modality is given twice", "give it once", code="E_CLASH")
     if not named:
         raise UsageError("no volume", "give at least one contrast", code="E_NO_INPUT")
+    if not all(isinstance(volume, Tensor) for volume in named.values()):
+        raise UsageError("volumes and files together", "give one kind", code="E_NO_INPUT")
     refuse_several(translator.network, list(named))
     shape = next(iter(named.values())).shape
     for name, volume in named.items():
@@ -142,7 +180,7 @@ def complete_volumes(
     wanted, _ = missing_targets(known, list(named), targets)
     steps = translator.checked_steps(steps)
     sources = [name for name in known if name in named]
-    request = Request(case_id, sources[0], tuple(wanted), seed, steps)
+    request = Request(case_id or "volume", sources[0], tuple(wanted), seed, steps)
     volumes = torch.cat([named[name].cpu() for name in sources])
     made = compute(translator, volumes, sources, request, progress)
     every = {**named, **dict(zip(wanted, made.volumes, strict=True))}

@@ -1,12 +1,14 @@
-"""One scan file in, its translations, picture and record out: what the commands do."""
+"""Scan files in, translations, picture and record out: what the commands do."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from voxlate.data_prep import Overrides, parse_output_scale, read_scan
 
+from .case_inputs import missing_targets, read_inputs
 from .case_steps import StoredAs, stem
+from .completion import complete, refuse_several
 from .layouts import tree_files
 from .one_to_many import resolve_targets
 from .outputs import check_outputs, write_translation
@@ -71,6 +73,72 @@ def convert(
             steps=steps,
             case_id=name,
             intensity=parse_output_scale(intensity, wanted),
+            stored_as=stored_as,
+            progress=progress,
+        )
+        progress("write", 0, 1)
+        return write_translation(translation, folder, files, overwrite=overwrite)
+
+
+def convert_case(
+    given: Mapping[str, str | os.PathLike[str]],
+    output: str | os.PathLike[str],
+    *,
+    targets: Sequence[str] | None = None,
+    register: bool = False,
+    bundle: str | os.PathLike[str] | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    steps: int | None = None,
+    intensity: str = "unit",
+    stored_as: StoredAs = "float32",
+    overrides: Overrides | None = None,
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> list[Path]:
+    """Make what a case lacks from all its files and write the results, named after the first file.
+
+    Args:
+        given: Modality to NIfTI file; the first in the bundle's order sets the grid and the name.
+        output: Folder; made if absent.
+        targets: Wanted modalities; by default every one that is missing.
+        register: Lay scans that lie elsewhere rigidly over the first.
+        bundle: See ``convert``, as all that follow.
+        device: As there.
+        seed: As there.
+        steps: As there.
+        intensity: As there.
+        stored_as: As there.
+        overrides: As there, for every file.
+        overwrite: As there.
+        quiet: As there.
+
+    Returns:
+        The files written, volumes first, then the picture and the record.
+
+    Raises:
+        VoxlateError: Anything the user can put right.
+    """
+    folder = Path(output)
+    check_outputs(folder, [], overwrite=overwrite)
+    with CaseProgress(", ".join(given), quiet=quiet) as progress:
+        progress("load the networks", 0, 1)
+        translator = Translator.from_bundle(bundle, device=device)
+        refuse_several(translator.network, list(given))
+        progress("read", 0, 1)
+        inputs = read_inputs(given, translator.modalities, register=register, overrides=overrides)
+        wanted, _ = missing_targets(translator.modalities, list(inputs.scans), targets)
+        name = stem(inputs.scans[inputs.reference].path)
+        files = tree_files(name, wanted)
+        check_outputs(folder, files.names, overwrite=overwrite)
+        translation = complete(
+            translator,
+            inputs,
+            targets,
+            seed=seed,
+            steps=steps,
+            case_id=name,
+            intensity=intensity,
             stored_as=stored_as,
             progress=progress,
         )

@@ -46,6 +46,7 @@ def describe(
             "SpacingMM": [round(size, 4) for size in translation.scan.spacing],
             "SkullStripped": translation.skull_stripped,
         },
+        "OtherInputs": [_other(translation, name) for name in translation.others],
         "Outputs": {target: dict(entry) for target, entry in outputs.items()},
         "Picture": None if picture is None else dict(picture),
         "IntensityScale": MEANING[translation.scale.name],
@@ -93,6 +94,26 @@ def translation_fingerprint(translation: Translation) -> str | None:
         scale=translation.scale.identity,
         stored_as=translation.stored_as,
     )
+
+
+def _other(translation: Translation, modality: str) -> dict[str, Any]:
+    """A further contrast that was given, and how it was laid over the first."""
+    scan, move = translation.others[modality], translation.moves.get(modality)
+    found: dict[str, Any] = {
+        "File": scan.path.name,
+        "SHA256": scan.sha256,
+        "Modality": modality,
+        "Registered": None,
+    }
+    if move is not None:
+        found["Registered"] = {
+            "MatrixRASMM": move.matrix.tolist(),
+            "ShiftMM": round(move.shift_mm, 3),
+            "TurnDeg": round(move.turn_deg, 3),
+            "InformationNats": round(move.information, 4),
+            "Overlap": round(move.overlap, 4),
+        }
+    return found
 
 
 def _suitability(translation: Translation) -> dict[str, Any] | None:

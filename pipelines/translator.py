@@ -1,17 +1,29 @@
 """A scan or a volume in, its other contrasts out."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, overload
 
 import torch
 from torch import Tensor
 
-from voxlate.data_prep import OutputScale, Preprocessing, Scan, parse_output_scale
+from voxlate.data_prep import OutputScale, Preprocessing, Scan, UsageError
 from voxlate.networks import TranslationNetwork
 
 from .bundle import Origin, read_bundle
-from .case_steps import Clock, Made, Request, StoredAs, Translation, finish_case, read_case, stem
+from .case_inputs import read_inputs
+from .case_steps import (
+    Clock,
+    Made,
+    Request,
+    StoredAs,
+    Translation,
+    finish_case,
+    output_scale,
+    read_case,
+    stem,
+)
+from .completion import complete, complete_volumes
 from .device import autocast_dtype, choose_device, inference_context
 from .one_to_many import OneToMany, Progress, check_steps, resolve_targets
 
@@ -100,12 +112,41 @@ class Translator:
         progress: Progress | None = ...,
     ) -> Translation: ...
 
+    @overload
     def __call__(
         self,
-        scan: str | os.PathLike[str] | Scan | Tensor,
+        *,
+        volumes: Mapping[str, Tensor],
+        targets: Sequence[str] | None = ...,
+        seed: int = ...,
+        steps: int | None = ...,
+        case_id: str | None = ...,
+        progress: Progress | None = ...,
+    ) -> dict[str, Tensor]: ...
+
+    @overload
+    def __call__(
+        self,
+        *,
+        volumes: Mapping[str, str | os.PathLike[str] | Scan],
+        targets: Sequence[str] | None = ...,
+        register: bool = ...,
+        seed: int = ...,
+        steps: int | None = ...,
+        case_id: str | None = ...,
+        intensity: str | OutputScale = ...,
+        stored_as: StoredAs = ...,
+        progress: Progress | None = ...,
+    ) -> Translation: ...
+
+    def __call__(
+        self,
+        scan: str | os.PathLike[str] | Scan | Tensor | None = None,
         source: str = "t1",
         targets: Sequence[str] | None = None,
         *,
+        volumes: Mapping[str, Any] | None = None,
+        register: bool = False,
         seed: int = 0,
         steps: int | None = None,
         case_id: str | None = None,
@@ -113,13 +154,16 @@ class Translator:
         stored_as: StoredAs = "float32",
         progress: Progress | None = None,
     ) -> Translation | dict[str, Tensor]:
-        """Translate a file, a scan or a volume.
+        """Translate a file, a scan or a volume; or make what a case lacks from all that it has.
 
         Args:
             scan: NIfTI file; or a scan that was read; or a volume (1, X, Y, Z) in [-1, 1], RAS,
                 1 mm, background -1.
             source: Its modality.
             targets: Wanted modalities; by default every other one.
+            volumes: In place of a scan: several contrasts of a case, modality to file, scan or
+                volume, for a network that takes several.
+            register: Of several scans, lay those that lie elsewhere rigidly over the first.
             seed: Same seed, case and target: same noise.
             steps: Denoising steps instead of the translator's.
             case_id: Name of the case; by default the file's name, or ``"volume"`` for a tensor.
@@ -129,14 +173,34 @@ class Translator:
             progress: Called with (stage, done, in all).
 
         Returns:
-            A ``Translation`` for a file or scan; for a volume, one like it for each target, on the
-            CPU.
+            A ``Translation`` for files or scans; for a volume, one like it for each target, on the
+            CPU; for several volumes those too, as they were given.
 
         Raises:
-            UsageError: A modality the network does not know, the source as target, or an impossible
-                number of steps, or an unknown intensity scale.
-            ScanError: The scan, or the reference of its intensities, cannot be used.
+            UsageError: A modality the network does not know, the source as target, nothing to make,
+                more contrasts than it takes, an impossible number of steps, or an unknown intensity
+                scale.
+            ScanError: A scan, or the reference of its intensities, cannot be used.
         """
+        if (scan is None) == (volumes is None):
+            raise UsageError("no scan, or two kinds", "give a scan or volumes", code="E_NO_INPUT")
+        if volumes is not None and any(isinstance(v, Tensor) for v in volumes.values()):
+            return complete_volumes(
+                self, volumes, targets, seed=seed, steps=steps, case_id=case_id, progress=progress
+            )
+        if volumes is not None:
+            return complete(
+                self,
+                read_inputs(volumes, self.modalities, register=register),
+                targets,
+                seed=seed,
+                steps=steps,
+                case_id=case_id,
+                intensity=intensity,
+                stored_as=stored_as,
+                progress=progress,
+            )
+        assert scan is not None
         source, wanted = resolve_targets(self.modalities, source, targets)
         steps = self.checked_steps(steps)
         if isinstance(scan, Tensor):
@@ -145,7 +209,7 @@ class Translator:
             request = Request(case_id or "volume", source, tuple(wanted), seed, steps)
             made = self.compute(scan, request, progress)
             return dict(zip(wanted, made.volumes, strict=True))
-        scale = _scale(intensity, wanted)
+        scale = output_scale(intensity, wanted)
         report = progress or _silent
         report("read", 0, 1)
         ready = read_case(scan, self.preprocessing)
@@ -193,12 +257,6 @@ class Translator:
                 progress=progress,
             ).cpu()
         return Made(volumes, self.device, self.dtype, self.origin, clock.seconds)
-
-
-def _scale(intensity: str | OutputScale, targets: Sequence[str]) -> OutputScale:
-    if isinstance(intensity, OutputScale):
-        return intensity
-    return parse_output_scale(intensity, targets)
 
 
 def _silent(stage: str, done: int, total: int) -> None:

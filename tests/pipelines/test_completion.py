@@ -19,7 +19,6 @@ from voxlate.networks.structure import SharedStructure
 from voxlate.networks.structure_prior import StructurePrior
 from voxlate.pipelines import Translator
 from voxlate.pipelines.case_inputs import missing_targets, read_inputs
-from voxlate.pipelines.case_steps import Request
 from voxlate.pipelines.completion import complete, complete_volumes
 
 MODALITIES = ("t1", "t1ce", "t2", "flair")
@@ -103,21 +102,21 @@ def test_missing_contrasts_are_made_on_the_given_grid(
     inputs = read_inputs(files(patient, "flair", "t1"), MODALITIES)
     assert list(inputs.scans) == ["t1", "flair"] and inputs.reference == "t1"
     assert not inputs.moves and not inputs.warnings
-    request = Request("x", "t1", ("t1ce", "t2"), 0, 0)
-    made = complete(translator, inputs, request)
+    made = complete(translator, inputs, steps=0)
     assert list(made.volumes) == ["t1ce", "t2"] and made.scan is inputs.scans["t1"]
     for volume in made.volumes.values():
         assert volume.shape == inputs.scans["t1"].shape and np.isfinite(volume).all()
-    alone = complete(translator, read_inputs(files(patient, "t1"), MODALITIES), request)
+    assert list(made.others) == ["flair"] and made.source == "t1" and made.case_id == "t1"
+    alone = complete(translator, read_inputs(files(patient, "t1"), MODALITIES), ["t2"], steps=0)
     assert not np.allclose(alone["t2"], made["t2"], atol=1e-3)  # the flair says something
-    again = complete(translator, read_inputs(files(patient, "t1", "flair"), MODALITIES), request)
+    again = translator(volumes=files(patient, "t1", "flair"), steps=0)
     assert all(np.array_equal(made[name], again[name]) for name in made.volumes)
 
 
 def test_given_volumes_pass_through_unchanged(translator: Translator) -> None:
     generator = torch.Generator().manual_seed(0)
     given = {m: torch.rand(1, 16, 16, 16, generator=generator) * 2 - 1 for m in ("flair", "T1w")}
-    found = complete_volumes(translator, given)
+    found = translator(volumes=given)
     assert list(found) == list(MODALITIES)
     assert found["flair"] is given["flair"] and found["t1"] is given["T1w"]
     some = complete_volumes(translator, given, ["t2", "flair"])
@@ -191,7 +190,7 @@ def test_impossible_names_are_refused(patient: Path, names: tuple[str, ...], mes
 def test_targets_are_what_is_missing_and_given_ones_are_noted() -> None:
     assert missing_targets(MODALITIES, ["t1", "flair"], None) == (["t1ce", "t2"], ())
     wanted, notes = missing_targets(MODALITIES, ["t1"], ["T2w", "t1", "t2"])
-    assert wanted == ["t2"] and notes == ("t1 is given, so it is not made",)
+    assert wanted == ["t2"] and notes == ("W_GIVEN: t1 is given, so it is not made",)
     with pytest.raises(UsageError, match="nothing is missing: t1, t2 given"):
         missing_targets(MODALITIES, ["t1", "t2"], ["t2"])
     with pytest.raises(UsageError, match="nothing is missing"):
@@ -208,9 +207,9 @@ def test_a_model_of_one_source_says_so(known: Any, patient: Path) -> None:
     )
     inputs = read_inputs(files(patient, "t1", "flair"), MODALITIES)
     with pytest.raises(UsageError, match="one contrast at a time, got t1, flair"):
-        complete(one, inputs, Request("x", "t1", ("t2",), 0, 1))
+        complete(one, inputs, ["t2"])
     alone = replace(inputs, scans={"t1": inputs.scans["t1"]})
-    assert complete(one, alone, Request("x", "t1", ("t2",), 0, 1))["t2"].any()
+    assert complete(one, alone, ["t2"])["t2"].any()
 
 
 @pytest.mark.parametrize(
@@ -228,3 +227,12 @@ def test_volumes_that_do_not_fit_are_refused(
     volumes: dict[str, Tensor] = {name: torch.zeros(shape) for name, shape in given.items()}
     with pytest.raises(error, match=message):
         complete_volumes(translator, volumes)
+
+
+def test_one_kind_of_input_at_a_time(translator: Translator, patient: Path) -> None:
+    volume, file = torch.zeros(1, 8, 8, 8), patient / "t1.nii.gz"
+    for call in ({}, {"scan": volume, "volumes": {"t1": volume}}):
+        with pytest.raises(UsageError, match="no scan, or two kinds"):
+            translator(**call)  # type: ignore[call-overload]
+    with pytest.raises(UsageError, match="volumes and files together"):
+        translator(volumes={"t1": volume, "t2": file})  # type: ignore[call-overload]
