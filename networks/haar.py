@@ -101,24 +101,35 @@ def band_sums(bands: list[Tensor]) -> list[Tensor]:
     return bands
 
 
-def slices(length: int, like: Tensor) -> list[slice]:
-    """Cut an axis so that each slice holds about ``SLICE`` values; a GPU takes all at once."""
-    rows = max(1, length * SLICE // max(like.numel(), 1)) if like.is_cpu else max(1, length)
-    return [slice(first, min(first + rows, length)) for first in range(0, length, rows)]
+def slices(channels: int, rows: int, like: Tensor) -> list[tuple[slice, slice]]:
+    """Cut the channels, or the rows where channels are few, to about ``SLICE`` values a slice.
+
+    A GPU takes all at once.
+    """
+    pieces = -(-like.numel() // SLICE) if like.is_cpu else 1
+    if pieces <= channels:
+        return [(part, slice(0, rows)) for part in cut(channels, pieces)]
+    return [(slice(0, channels), part) for part in cut(rows, pieces)]
+
+
+def cut(length: int, pieces: int) -> list[slice]:
+    """Cut an axis into at most so many parts, one step long at least."""
+    step = max(1, -(-length // max(pieces, 1)))
+    return [slice(first, min(first + step, length)) for first in range(0, length, step)]
 
 
 class _Split(torch.autograd.Function):
-    """``haar_split``, slice by slice along the first spatial axis."""
+    """``haar_split``, slice by slice."""
 
     @staticmethod
     def forward(ctx: Any, volume: Tensor) -> Tensor:
         dims = ctx.dims = volume.dim() - 2
         (b, c), half = volume.shape[:2], [length // 2 for length in volume.shape[2:]]
         out = volume.new_empty((b, 1 << dims, c, *half))
-        for rows in slices(half[0], volume):
-            sums = corner_sums(volume[:, :, 2 * rows.start : 2 * rows.stop])
+        for some, rows in slices(c, half[0], volume):
+            sums = corner_sums(volume[:, some, 2 * rows.start : 2 * rows.stop])
             for band, part in enumerate(sums):
-                torch.mul(part, math.pow(2.0, -0.5 * dims), out=out[:, band, :, rows])
+                torch.mul(part, math.pow(2.0, -0.5 * dims), out=out[:, band, some, rows])
         return out.flatten(1, 2)
 
     @staticmethod
@@ -127,16 +138,16 @@ class _Split(torch.autograd.Function):
 
 
 class _Merge(torch.autograd.Function):
-    """``haar_merge``, slice by slice along the first spatial axis."""
+    """``haar_merge``, slice by slice."""
 
     @staticmethod
     def forward(ctx: Any, bands: Tensor, dims: int) -> Tensor:
         size = bands.shape[2:]
         parts = bands.unflatten(1, [1 << dims, bands.shape[1] >> dims])
         out = bands.new_empty((*parts.shape[:1], parts.shape[2], *(2 * length for length in size)))
-        for rows in slices(size[0], bands):
-            sums = band_sums(list(parts[:, :, :, rows].unbind(1)))
-            place = out[:, :, 2 * rows.start : 2 * rows.stop]
+        for some, rows in slices(parts.shape[2], size[0], bands):
+            sums = band_sums(list(parts[:, :, some, rows].unbind(1)))
+            place = out[:, some, 2 * rows.start : 2 * rows.stop]
             for corner, part in enumerate(sums):
                 into = place
                 bits = [corner >> (dims - 1 - axis) & 1 for axis in range(dims)]

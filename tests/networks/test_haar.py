@@ -77,12 +77,18 @@ def test_gradients_have_gradients() -> None:
     assert torch.autograd.gradgradcheck(lambda x: haar_merge(x) ** 2, bands)
 
 
-def test_slices_join_without_a_seam(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("pieces", "cuts"),
+    [(800, [(2, 5), (1, 5)]), (400, [(3, 2), (3, 2), (3, 1)]), (1, [(3, 1)] * 5)],
+)
+def test_slices_join_without_a_seam(
+    monkeypatch: pytest.MonkeyPatch, pieces: int, cuts: list[tuple[int, int]]
+) -> None:
     volume = torch.randn(2, 3, 10, 6, 4)
     bands = haar_split(volume)
     merged = haar_merge(bands)
-    monkeypatch.setattr(haar, "SLICE", 2 * 3 * 4 * 6 * 4)  # two rows of blocks, then one
-    assert [s.stop - s.start for s in haar.slices(5, volume)] == [2, 2, 1]
+    monkeypatch.setattr(haar, "SLICE", pieces)
+    assert [(c.stop - c.start, r.stop - r.start) for c, r in haar.slices(3, 5, volume)] == cuts
     assert torch.equal(haar_split(volume), bands)
     last = volume.to(memory_format=torch.channels_last_3d)
     assert torch.equal(haar_split(last), bands)
