@@ -100,6 +100,7 @@ class TranslateBySampling(Inferer):
         target = inputs["target_index"]
         case = network.encode_case(case_volumes(inputs), inputs["available"])
         prior = network.ask_prior(case, target)
+        text: dict[str, Any] = network.text_of(target)
         noise = torch.cat(
             [
                 case_noise(self.seed, name, [network.modalities[index]], case.latents.shape[2:])
@@ -113,7 +114,7 @@ class TranslateBySampling(Inferer):
             concat=prior.concat,
             modality=target,
             noise=noise.to(case.latents.device),
-            **network.text_of(target),
+            **text,
             start=prior.start,
         )
         return {

@@ -481,6 +481,14 @@ def test_learning_rate_warms_up_then_falls_to_its_end() -> None:
     assert rates[14:] == pytest.approx([0.2, 0.2])
 
 
+def test_learning_rate_of_dfbk_is_a_warm_up_and_a_cosine_to_two_fifths() -> None:
+    """Its supplement A.2 with ResShift's warm-up: 5000 steps to 5e-5, then to 2e-5 at 100000."""
+    optimizer = torch.optim.AdamW([nn.Parameter(torch.zeros(1))], lr=5e-5, weight_decay=0.0)
+    schedule = warmup_cosine(optimizer, max_steps=100_000, warmup_steps=5000, final=0.4)
+    rates = [5e-5 * schedule.lr_lambdas[0](step) for step in (2500, 5000, 52_500, 100_000)]
+    assert rates == pytest.approx([2.5e-5, 5e-5, 3.5e-5, 2e-5], rel=1e-3)
+
+
 def test_each_step_and_rank_draws_its_own() -> None:
     draws = {
         float(torch.rand((), generator=step_generator(*key)))
