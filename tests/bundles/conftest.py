@@ -59,6 +59,7 @@ TINY_SLICES = {  # in place of what is tiny of the latent form
     "slice_attention": [False, True],
     "denoiser_def::network::num_head_channels": 4,
     "denoiser_def::network::norm_groups": 2,
+    "denoiser_def::network::swin::embed_channels": 8,
 }
 TINY_TRAINING = {
     "max_steps": 2,

@@ -109,6 +109,7 @@ def test_sizes_are_the_papers() -> None:
         assert parser.get_parsed_content("least_size") == [size, size, 1]
         assert len(parser["slice_channels"]) == len(parser["slice_attention"]) == levels
         assert parser["slice_channels"][0] == 160
+        assert parser["slice_window"] == (14 if overlay == "isles2015" else 8)
         training = ConfigParser()
         training.read_config([str(configs / "train_denoiser.yaml"), *files[1:]])
         assert training["batch_size"] == (1 if overlay == "isles2015" else 4)
