@@ -67,6 +67,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Any:
     try:
         if path.suffix == SAFETENSORS:
             return load_file(path)
+        _check_sums(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise _damaged(
@@ -74,6 +75,22 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Any:
         ) from None
     except (OSError, EOFError, RuntimeError, ValueError, SafetensorError, zipfile.BadZipFile):
         raise _damaged(path, "it is damaged or no weights file", "fetch it again") from None
+
+
+def _check_sums(path: Path) -> None:
+    """Compare the checksums that torch.save writes and torch.load does not look at.
+
+    Raises:
+        WeightsError: One differs.
+        zipfile.BadZipFile: What should be an archive is none.
+    """
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            bad = archive.testzip()
+        if bad is not None:
+            raise _damaged(
+                path, f"a bit of it has changed: the checksum of {bad} is wrong", "fetch it again"
+            )
 
 
 def load_weights(network: nn.Module, path: str | os.PathLike[str]) -> str:

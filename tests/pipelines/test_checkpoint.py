@@ -110,3 +110,15 @@ def test_nested_checkpoints_are_refused(tmp_path: Path) -> None:
     torch.save({"state_dict": layer().state_dict(), "epoch": 3}, tmp_path / "w.pt")
     with pytest.raises(WeightsError, match="flat"):
         read_weights(tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize("place", [0.2, 0.5, 0.8])
+def test_one_changed_bit_is_found(place: float, tmp_path: Path) -> None:
+    path = tmp_path / "weights.pt"
+    save_weights({"w": torch.linspace(0, 1, 50_000)}, path)
+    data = bytearray(path.read_bytes())
+    data[int(place * len(data))] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(WeightsError, match="checksum") as caught:
+        read_weights(path)
+    assert caught.value.code == "E_WEIGHTS_DAMAGED" and caught.value.exit_code == 5
