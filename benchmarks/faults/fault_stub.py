@@ -15,7 +15,8 @@ from voxlate.networks.prior import PriorOutput
 from voxlate.pipelines import network_from_files, save_weights
 
 SECONDS = "VOXLATE_STUB_SECONDS"  #: environment variable: how long a pass takes, instead of 0.05
-KILLER = "VOXLATE_STUB_KILLER"  #: environment variable: a source this bright kills its worker
+KILLER = "VOXLATE_STUB_KILLER"  #: environment variable: a volume this bright kills its worker
+BRIGHT = -0.3  #: mean on the network's scale between those of ``head`` and of ``write_bright``
 
 NETWORK = """
 preprocessing_def:
@@ -92,7 +93,20 @@ def write_scans(root: Path, count: int) -> Path:
     for index in range(count):
         path = root / f"case_{index:03d}" / "t1.nii.gz"
         path.parent.mkdir(parents=True)
-        image = nib.Nifti1Image(head(index), np.diag([2.0, 2.0, 2.0, 1.0]))
-        image.set_sform(image.affine, 1)
-        image.to_filename(path)
+        _write(path, head(index))
     return root
+
+
+def write_bright(path: Path) -> None:
+    """Write a head whose voxels are nearly all as bright as its brightest."""
+    values = head(0)
+    inside = values > 0
+    values[inside] = 1000 + values[inside] // 20
+    values[inside & (np.indices(values.shape).sum(0) % 16 == 0)] = 1
+    _write(path, values)
+
+
+def _write(path: Path, values: np.ndarray) -> None:
+    image = nib.Nifti1Image(values, np.diag([2.0, 2.0, 2.0, 1.0]))
+    image.set_sform(image.affine, 1)
+    image.to_filename(path)

@@ -1,0 +1,101 @@
+"""Faults tried for real with a stub network; ``python -m benchmarks.faults`` tries more of them."""
+
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FAULTS = ROOT / "benchmarks" / "faults"
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="process groups, limits, /proc")
+
+
+@pytest.fixture(scope="module")
+def modules() -> Iterator[tuple[ModuleType, ModuleType, ModuleType]]:
+    sys.path.insert(0, str(FAULTS))  # the bundle's configuration names the stub as the workers do
+    import bench
+    import everyday
+    import trials
+
+    yield bench, trials, everyday
+    sys.path.remove(str(FAULTS))
+
+
+@pytest.fixture(scope="module")
+def bench(modules: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Twenty scans, a process that forks workers, and an undisturbed run to compare with."""
+    folder = tmp_path_factory.mktemp("faults")
+    package = folder / "package" / "voxlate"
+    package.mkdir(parents=True)
+    for room in ("bundles", "data_prep", "networks", "pipelines"):
+        (package / room).symlink_to(ROOT / room)
+    (package / "__init__.py").symlink_to(ROOT / "src" / "voxlate" / "__init__.py")
+    made = modules[0].Bench(folder / "bench", 20, package.parent)
+    yield made
+    made.close()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(bench: Any) -> Any:
+    status, _ = bench.work(bench.order(bench.folder / "undisturbed"))
+    assert status == 0
+    return bench
+
+
+def hold(*rows: Any) -> None:
+    for row in rows:
+        assert row.held, row
+
+
+def test_kills_leave_nothing_partial_and_a_restart_completes(bench: Any, modules: Any) -> None:
+    shutil.rmtree(bench.folder / "undisturbed", ignore_errors=True)
+    hold(modules[1].kills(bench, 10))
+
+
+def test_full_disk_stops_with_one_line(undisturbed: Any, modules: Any) -> None:
+    hold(modules[1].full_disk(undisturbed, 3))
+
+
+def test_folders_that_are_read_only_or_vanish(undisturbed: Any, modules: Any) -> None:
+    hold(*modules[1].folders(undisturbed))
+
+
+def test_damaged_outputs_are_found_and_only_they_are_made_again(bench: Any, modules: Any) -> None:
+    hold(modules[1].damaged_outputs(bench))
+
+
+def test_bad_weights_are_refused_and_nothing_is_executed(bench: Any, modules: Any) -> None:
+    hold(*modules[1].weights(bench))
+
+
+def test_ids_lead_nowhere_else(bench: Any, modules: Any) -> None:
+    hold(modules[1].paths(bench))
+
+
+def test_command_without_output_home_and_network(bench: Any, modules: Any) -> None:
+    hold(modules[2].bare(bench))
+
+
+@pytest.mark.slow
+def test_two_hundred_kills(bench: Any, modules: Any) -> None:
+    shutil.rmtree(bench.folder / "undisturbed", ignore_errors=True)
+    hold(modules[1].kills(bench, 200, seed=1))
+
+
+@pytest.mark.slow
+def test_two_thousand_cases_in_one_process(bench: Any, modules: Any) -> None:
+    hold(modules[1].soak(bench, 2000))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trial", ["terminated", "dying_worker", "two_runs"])
+def test_command_is_stopped_loses_workers_and_runs_once(
+    trial: str, undisturbed: Any, modules: Any
+) -> None:
+    hold(getattr(modules[2], trial)(undisturbed))
