@@ -20,6 +20,9 @@ from . import batch_cli, prepare_cli
 
 StoredAs = Literal["float32", "scan"]
 Geometry = Literal["sform", "qform"]
+ContrastFile = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="This contrast of the case, in place of INPUT.")
+]
 INTERRUPTED, TERMINATED = 130, 143
 ABOUT = "Translate one brain MR contrast into the others. Research use only, not a medical device."
 
@@ -57,12 +60,28 @@ def options(
 
 @app.command()
 def translate(
-    scan: Annotated[Path, typer.Argument(metavar="INPUT", help="NIfTI file (.nii or .nii.gz).")],
-    output: Annotated[Path, typer.Option(help="Folder for the results; made if absent.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for the results; made if absent.")
+    ],
+    scan: Annotated[
+        Path | None, typer.Argument(metavar="INPUT", help="NIfTI file (.nii or .nii.gz).")
+    ] = None,
     source: Annotated[str, typer.Option(help="Contrast of INPUT.")] = "t1",
+    t1: ContrastFile = None,
+    t1ce: ContrastFile = None,
+    t2: ContrastFile = None,
+    flair: ContrastFile = None,
+    pd: ContrastFile = None,
+    dwi: ContrastFile = None,
+    ct: ContrastFile = None,
+    mr: ContrastFile = None,
     to: Annotated[
         list[str] | None,
         typer.Option(help="Wanted contrast; repeat for more. Default: every other one."),
+    ] = None,
+    register: Annotated[
+        Literal["rigid"] | None,
+        typer.Option(help="Lay contrasts that lie elsewhere over the first one given."),
     ] = None,
     bundle: Annotated[
         Path | None, typer.Option(help="Bundle folder. Default: the one that comes with voxlate.")
@@ -103,33 +122,72 @@ def translate(
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
 ) -> None:
-    """Translate one scan; write volumes on its own grid, a picture and a JSON record."""
+    """Translate one scan, or the contrasts that a case has into those it lacks.
+
+    Give one INPUT, or each contrast by its name: --t1 a.nii.gz --flair b.nii.gz. Written are
+    volumes on the (first) scan's own grid, a picture and a JSON record.
+    """
+    named = {
+        "t1": t1,
+        "t1ce": t1ce,
+        "t2": t2,
+        "flair": flair,
+        "pd": pd,
+        "dwi": dwi,
+        "ct": ct,
+        "mr": mr,
+    }
     with refusals():
-        from voxlate.data_prep import Overrides
+        from voxlate.data_prep import Overrides, UsageError
 
-        from .conversion import convert
+        from .conversion import convert, convert_case
 
-        files = convert(
-            scan,
-            output,
-            source=source,
-            targets=to or None,
-            bundle=bundle,
-            device=device,
-            seed=seed,
-            steps=steps,
-            intensity=intensity,
-            stored_as=dtype,
-            overrides=Overrides(
-                assume_mm=assume_mm,
-                geometry=geometry,
-                shear=allow_shear,
-                content=force,
-                volume=volume,
-            ),
-            overwrite=overwrite,
-            quiet=quiet,
+        given = {name: file for name, file in named.items() if file is not None}
+        if (scan is None) != bool(given) or (register is not None and not given):
+            raise UsageError(
+                "no scan, or INPUT together with contrasts by name",
+                "give one INPUT, or each contrast as --t1 FILE --flair FILE (--register rigid)",
+                code="E_NO_INPUT",
+            )
+        overrides = Overrides(
+            assume_mm=assume_mm,
+            geometry=geometry,
+            shear=allow_shear,
+            content=force,
+            volume=volume,
         )
+        if scan is not None:
+            files = convert(
+                scan,
+                output,
+                source=source,
+                targets=to or None,
+                bundle=bundle,
+                device=device,
+                seed=seed,
+                steps=steps,
+                intensity=intensity,
+                stored_as=dtype,
+                overrides=overrides,
+                overwrite=overwrite,
+                quiet=quiet,
+            )
+        else:
+            files = convert_case(
+                given,
+                output,
+                targets=to or None,
+                register=register == "rigid",
+                bundle=bundle,
+                device=device,
+                seed=seed,
+                steps=steps,
+                intensity=intensity,
+                stored_as=dtype,
+                overrides=overrides,
+                overwrite=overwrite,
+                quiet=quiet,
+            )
     for file in files:
         typer.echo(file)
 

@@ -78,6 +78,13 @@ def prepare_raw_case(case: Case, options: PrepareOptions, folder: Path) -> dict[
     if (done := finished(folder, fingerprint)) is not None:
         return done
     reference = options.reference or next(iter(case.files))
+    if reference not in case.files:
+        raise ScanError(
+            f"has no {reference}, to which its contrasts are taken",
+            f"choose a reference among {', '.join(case.files)}, or leave the case out",
+            code="E_REFERENCE",
+            file=case.id,
+        )
     working = _read(case, options)
     if options.n4:
         _correct(working)
@@ -287,6 +294,9 @@ def _write(
             "outputs": {name: sha256_of(staging / name) for name in names[:-1]},
         }
         (staging / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    for path in folder.iterdir():  # what other steps left here
+        if path.name not in names and path.name.endswith((".nii.gz", f"_to_{reference}.txt")):
+            path.unlink()
     return {name: folder / file for name, file in volumes.items()}
 
 

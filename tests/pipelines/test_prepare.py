@@ -209,6 +209,13 @@ def test_mask_that_is_not_there_is_refused(layout_trees: Any, tmp_path: Path) ->
         PrepareOptions(spacing=(0, 1, 1))
 
 
+def test_case_without_the_reference_is_refused(layout_trees: Any, tmp_path: Path) -> None:
+    root = layout_trees("table", tmp_path / "raw", count=1)
+    with pytest.raises(ScanError, match="visit0: has no flair, to which its contrasts are taken"):
+        prepare("table", root, tmp_path / "out", options=PrepareOptions(reference="flair"),
+                quiet=True)  # fmt: skip
+
+
 def test_n4_takes_a_bias_field_away(layout_trees: Any, tmp_path: Path) -> None:
     root = layout_trees("wmh2017", tmp_path / "raw", count=1)
     file = root / "training/Utrecht/0/pre/T1.nii.gz"
