@@ -25,6 +25,8 @@ from torch import Tensor
 
 from voxlate.data_prep import UsageError, WeightsError
 
+logger = logging.getLogger(__name__)
+
 BIOMEDCLIP = "hf-hub:microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224"
 LOCAL, HUB = "local-dir:", "hf-hub:"
 CONFIG = "open_clip_config.json"
@@ -193,13 +195,16 @@ def offline(wanted: bool) -> Iterator[None]:
 @contextmanager
 def towers_own_words(name: str) -> Iterator[None]:
     """Turn what open_clip and the hub's client raise into a refusal; silence their progress."""
-    logger = logging.getLogger()
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    if not name.startswith(LOCAL):
+        logger.info(f"fetching {name}, unless it is here already")
+    noisy = [logging.getLogger(), logging.getLogger("huggingface_hub")]
+    levels = [each.level for each in noisy]
+    for each in noisy:
+        each.setLevel(logging.ERROR)
     try:
         yield
     except LOADING_ERRORS as error:
-        why = " ".join(str(error).split())[:300]
+        why = " ".join(str(error).split())[:240]
         todo = (
             "check the folder"
             if name.startswith(LOCAL)
@@ -209,7 +214,8 @@ def towers_own_words(name: str) -> Iterator[None]:
             f"the text tower {name} cannot be loaded ({why})", todo, code="E_TEXT_ENCODER"
         ) from None
     finally:
-        logger.setLevel(level)
+        for each, level in zip(noisy, levels, strict=True):
+            each.setLevel(level)
 
 
 def _read_json(path: Path, *, missing_ok: bool = False) -> dict[str, Any]:

@@ -9,7 +9,11 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 
+from voxlate.data_prep import WeightsError
 from voxlate.pipelines import parts_from_files
+from voxlate.pipelines.prompts import read_prompts
+from voxlate.pipelines.text_cache import build_text_cache
+from voxlate.pipelines.word_tower import words_of, write_word_tower
 
 STAGES = ("autoencoder", "prior", "denoiser")
 DATA = {
@@ -164,3 +168,27 @@ def test_ablation_leaves_out_what_it_says(
     for block in ("balance", "guidance"):
         ordinary = ablation == f"ablation_{block}_attention" or f"{block} high" not in found
         assert differential[block] == (not ordinary)
+
+
+@pytest.mark.slow
+def test_bundle_trained_with_another_tower_keeps_to_it(
+    copied: Callable[..., Any], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    pytest.importorskip("open_clip", reason="the extra 'text' is not installed")
+    bundle = copied("dfbk_brats", slices=True)
+    data = data_of("synthrad2023", request)
+    overlays = ["network_2d", "synthrad2023"]
+    words = words_of(read_prompts(bundle.configs / "prompts.yaml").values())
+    for seed in (3, 4):
+        write_word_tower(tmp_path / f"tower{seed}", words, width=16, seed=seed)
+    build_text_cache(bundle.root, encoder=f"local-dir:{tmp_path / 'tower3'}")
+    bundle.train(["denoiser"], overlays, data)
+    options = {"source": "mr", "targets": ["ct"]}
+    bundle.translate("denoiser", overlays, data, tmp_path / "out", **options)
+    state = torch.load(bundle.root / "runs/denoiser/model.pt", weights_only=True)
+    assert state["denoiser.network.guidance.bands.low.k.weight"].shape[1] == 16
+    build_text_cache(bundle.root, encoder=f"local-dir:{tmp_path / 'tower4'}")
+    with pytest.raises(RuntimeError) as refused:
+        bundle.translate("denoiser", overlays, data, tmp_path / "other", **options)
+    assert isinstance(refused.value.__cause__, WeightsError)
+    assert "text: weights" in str(refused.value.__cause__)
