@@ -248,9 +248,10 @@ def restore(
         )
     own = preprocessing.restore(volume, record, background=BACKGROUND)
     values = np.where(inside, (own + 1) / 2, 0).clip(0, 1).astype(np.float32)
-    if values.min() == values.max():
+    least = values[inside].min()
+    if bool(volume.min() == volume.max()) or least == values[inside].max():
         raise ScanError(
-            f"the networks made the same value ({values.min():g}) everywhere",
+            f"the networks made the same value ({least:g}) everywhere",
             "check the scan, or try --device cpu",
             code="E_OUTPUT_CONSTANT",
             file=scan.path,

@@ -53,9 +53,14 @@ def run(translator: Translator, scans: Path, out: Path) -> Run:
     def run(*targets: str, translator: Translator = translator, **options: object) -> list:
         runner = CaseRunner(translator, out, CaseOptions(**options))  # type: ignore[arg-type]
         ended = [runner.run_case(job) for job in jobs(scans, *targets)]
-        return [(o.status, o.code or next(iter(o.warnings), "")) for o in ended]
+        return [(o.status, o.code or next(filter(_of_the_run, o.warnings), "")) for o in ended]
 
     return run
+
+
+def _of_the_run(warning: str) -> bool:
+    """The head of the tests is smaller than any brain, and each of them is told so."""
+    return not warning.startswith("W_COVERAGE")
 
 
 def content(out: Path) -> dict[str, str]:
@@ -192,11 +197,6 @@ def test_what_is_no_image_is_not_written(
         return dataclasses.replace(made, volumes=torch.full_like(made.volumes, value))
 
     monkeypatch.setattr(translator, "compute", spoiled)
-    if code == "E_OUTPUT_CONSTANT":
-        monkeypatch.setattr(
-            "voxlate.pipelines.case_steps.cleared_background",
-            lambda scan: (False, np.ones(scan.shape, dtype=bool)),
-        )
     assert run()[0] == ("failed", code)
     assert content(out) == {}
 
