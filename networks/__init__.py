@@ -15,9 +15,11 @@ from .ddpm import DDPMScheduler
 from .denoiser import Denoiser
 from .differential_attention import DifferentialAttention
 from .discriminator import patch_discriminator
+from .disentanglement import Disentanglement
 from .dpm_solver import DPMSolverScheduler
 from .ema import ExponentialMovingAverage
 from .frequency_balance import FrequencyBalance
+from .frequency_loss import StructureAwareLoss
 from .haar import haar_merge, haar_split
 from .knowledge_guidance import KnowledgeGuidance
 from .ms_spade import MSSpade, MSSpadeGenerator, MSSpadeResBlock, TableBGenerator
@@ -28,6 +30,9 @@ from .quantizer import Quantized, VectorQuantizer, nearest_code
 from .resshift import ResShiftScheduler
 from .ridge import RidgePath
 from .schedule import draw_noise
+from .structure import SharedStructure
+from .structure_losses import SegmentationLoss, StyleConsistencyLoss
+from .structure_prior import StructurePrior
 from .swin import SwinLayer
 from .text_knowledge import TextKnowledge
 from .translation import TranslationNetwork
@@ -43,6 +48,7 @@ __all__ = [
     "DPMSolverScheduler",
     "Denoiser",
     "DifferentialAttention",
+    "Disentanglement",
     "Encoding",
     "ExponentialMovingAverage",
     "FrequencyBalance",
@@ -57,7 +63,12 @@ __all__ = [
     "Quantized",
     "ResShiftScheduler",
     "RidgePath",
+    "SegmentationLoss",
     "SelfAttention",
+    "SharedStructure",
+    "StructureAwareLoss",
+    "StructurePrior",
+    "StyleConsistencyLoss",
     "SwinLayer",
     "TableBGenerator",
     "TextKnowledge",
