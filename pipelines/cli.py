@@ -16,7 +16,7 @@ import typer
 
 import voxlate
 
-from . import batch_cli, prepare_cli
+from . import batch_cli, evaluate_cli, prepare_cli
 
 StoredAs = Literal["float32", "scan"]
 Geometry = Literal["sform", "qform"]
@@ -192,26 +192,6 @@ def translate(
         typer.echo(file)
 
 
-@app.command(name="import-checkpoint")
-def import_published(
-    checkpoint: Annotated[Path, typer.Argument(help="Published file: .ckpt, .pt, .safetensors.")],
-    origin: Annotated[str, typer.Option("--from", help="aldm or monai-generative.")],
-    output: Annotated[
-        Path, typer.Option(help="New weights file; as DIR/models/model.pt it makes DIR a bundle.")
-    ],
-    config: Annotated[
-        Path | None, typer.Option(help="YAML file with the constructor arguments.")
-    ] = None,
-) -> None:
-    """Import weights of ALDM or monai-generative, and write the network's description."""
-    with refusals():
-        from .import_checkpoint import import_checkpoint
-
-        description = import_checkpoint(checkpoint, origin=origin, config=config, output=output)
-    typer.echo(output)
-    typer.echo(description)
-
-
 @app.command("import-checkpoint")
 def import_checkpoint(
     checkpoint: Annotated[Path, typer.Argument(help="Published file; nothing in it is executed.")],
@@ -262,6 +242,7 @@ app.command()(batch_cli.status)
 app.command()(batch_cli.retry)
 app.command()(prepare_cli.prepare)
 app.command()(prepare_cli.check)
+app.command()(evaluate_cli.evaluate)
 
 
 @contextmanager
