@@ -20,7 +20,7 @@ from .checkpoint import read_weights
 
 logger = logging.getLogger(__name__)
 
-FREE_FACTS = {"denoiser": {"schedule"}, "prior": {"quantized"}}
+FREE_FACTS = {"denoiser": {"schedule", "text"}, "prior": {"quantized"}}
 """What of the contract a stage may still change while a part is untrained."""
 
 

@@ -24,6 +24,8 @@ from voxlate.networks.latent_scheduler import LatentScheduler
 from voxlate.networks.ms_spade import MSSpadeGenerator
 from voxlate.networks.prior import MSSpadePrior
 from voxlate.networks.resshift import ResShiftScheduler
+from voxlate.networks.text_knowledge import TextKnowledge
+from voxlate.networks.translation import encode_contract
 from voxlate.pipelines.adversary import Adversary
 from voxlate.pipelines.quality_gate import InBrainPSNR, StageEvaluator
 from voxlate.pipelines.sample_pictures import ProgressLine, SamplePictures
@@ -516,6 +518,11 @@ def test_a_stage_loads_what_came_before_and_starts_its_own_part_afresh(tmp_path:
         other.autoencoder.encoder.conv_in.weight, trained.autoencoder.encoder.conv_in.weight
     )
     assert other.facts()["schedule"]["prediction_type"] == "epsilon"
+    reading = tiny_network()
+    reading.text = TextKnowledge(torch.zeros(4, 2, 6), torch.ones(4, 2, dtype=torch.bool), "key")
+    reading.contract = encode_contract({**reading.facts(), "text": "key"})
+    load_network(reading, tmp_path / "model.pt", fresh=["denoiser"])
+    assert reading.facts()["text"] == "key", "only the denoiser reads text"
     with pytest.raises(WeightsError, match="does not fit"):
         load_network(other, tmp_path / "model.pt")
     with pytest.raises(WeightsError, match="quantized"):
