@@ -120,10 +120,10 @@ class EncodedPairs(Dataset):
 
 
 def weights_digest(network: TranslationNetwork) -> str:
-    """SHA-256 of everything that decides a latent: autoencoder, prior and scale."""
-    digest = hashlib.sha256()
+    """SHA-256 of everything that decides a latent: autoencoder, prior, scale, and which latent."""
+    digest = hashlib.sha256(bytes([network.quantized]))
     for name, value in sorted(network.state_dict().items()):
-        if not name.startswith("denoiser."):
+        if not name.startswith("denoiser.") and name != "contract":
             raw = value.detach().cpu().contiguous().flatten().view(torch.uint8)
             digest.update(name.encode() + raw.numpy().tobytes())
     return digest.hexdigest()
