@@ -11,12 +11,9 @@ import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import BinaryIO, cast
 
 from .errors import OutputError
-
-if TYPE_CHECKING:
-    from _typeshed import ReadableBuffer
 
 TEMPORARY = ".voxlate-"  #: what the names of unfinished files begin with
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -91,7 +88,7 @@ class _HashedWriter(io.BufferedIOBase):
     def writable(self) -> bool:
         return True
 
-    def write(self, data: ReadableBuffer, /) -> int:
+    def write(self, data: bytes, /) -> int:  # type: ignore[override]
         self._hash.update(data)
         return self._file.write(data)
 

@@ -161,9 +161,9 @@ def _reference_files(path: Path, targets: Sequence[str]) -> dict[str, Path]:
         return {targets[0]: path}
     found: dict[str, Path] = {}
     for file in sorted(path.iterdir()):
-        modality = guess_modality(file)
-        visible = not file.name.startswith(".")
-        if visible and modality in targets and file.name.lower().endswith((".nii", ".nii.gz")):
+        is_scan = file.name.lower().endswith((".nii", ".nii.gz"))
+        modality = guess_modality(file) if is_scan and not file.name.startswith(".") else None
+        if modality is not None and modality in targets:
             if modality in found:
                 raise UsageError(
                     f"both {found[modality].name} and {file.name} are {modality}",

@@ -136,8 +136,9 @@ class Translation:
         if self.scale.name == "unit":
             return self.volumes[target]
         line = self.lines[target]
-        values = (self.volumes[target] - np.float64(line["Intercept"])) / line["Slope"]
-        return values.clip(0, 1).astype(np.float32)
+        scaled = self.volumes[target]
+        values = (scaled - np.float64(line["Intercept"])) / line["Slope"]
+        return np.where(scaled > scaled.min(), values.clip(0, 1), 0).astype(np.float32)
 
 
 def read_case(scan: str | os.PathLike[str] | Scan, preprocessing: Preprocessing) -> ReadyCase:

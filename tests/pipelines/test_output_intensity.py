@@ -52,6 +52,7 @@ def test_each_scale_gives_its_percentiles_and_the_same_picture(
     for made in (unit, own, match):
         assert (made["t2"][~inside] == 0).all()
         seen = inside & (unit["t2"] > percentiles(unit, unit)[0])  # below, the scale has cut
+        assert (made.windowed("t2")[~inside] == 0).all()  # black in the picture
         np.testing.assert_allclose(made.windowed("t2")[seen], unit["t2"][seen], atol=1e-5)
 
 
