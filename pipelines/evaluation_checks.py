@@ -49,9 +49,10 @@ def offset_between(
     share, refined by a parabola along every axis. It sees offsets up to ``reach``, and no rotation.
     """
     box = _box(truth.brain, reach)
-    inside = truth.brain[box].float()
-    fixed, moving = (_edges(v[box].float()) * inside for v in (truth.volume, volume))
-    spectra = [torch.fft.rfftn(v - v.mean()) for v in (fixed, moving)]
+    inside = truth.brain[box]
+    fixed, moving = (_edges(v[box].float()) for v in (truth.volume, volume))
+    fixed = (fixed - fixed[inside].mean()) * inside  # a template that a constant does not match
+    spectra = [torch.fft.rfftn(v) for v in (fixed, moving)]
     correlation = torch.fft.irfftn(spectra[0] * spectra[1].conj(), s=fixed.shape)
     reach = min(reach, (min(fixed.shape) - 1) // 2)
     near = torch.roll(correlation, (reach,) * 3, (0, 1, 2))[(slice(0, 2 * reach + 1),) * 3]
@@ -149,8 +150,8 @@ def leaks(
                 found.append(f"{one.modality} of {one.name} is the file of {other.name} in {place}")
             elif float(one.thumbnail @ other.thumbnail) > ALIKE:
                 found.append(f"{one.modality} of {one.name} looks like {other.name} in {place}")
-    known = {r.sha256: f"the real {r.modality} of {r.name}" for r in references if r.sha256}
-    known |= dict(inputs or {})
+    known = dict(inputs or {})
+    known |= {r.sha256: f"the real {r.modality} of {r.name}" for r in references if r.sha256}
     for name, digest in (predictions or {}).items():
         if digest in known:
             found.append(f"{name} is {known[digest]}, byte by byte")

@@ -26,6 +26,7 @@ BRAIN_MASK, LESION_MASK = "brainmask", "lesion"  #: among a case's masks
 BASELINE_METRICS = ("psnr", "ssim", "nmse", "rmse", "mae", "sharpness")
 BASELINE_REGIONS = ("brain", "lesion")
 MAX_RATIO = 8.0  #: between the upper ends of prediction and reference; beyond it is another unit
+UNIT_REACH = 4.0  #: no volume on a scale of percentiles reaches so high
 MADE_HERE = b"by voxlate"  #: in the header's description of what this project writes
 
 Scale = Literal["auto", "unit", "symmetric", "reference"]
@@ -120,7 +121,8 @@ def read_prediction(
         reference: Its file, for messages.
         scale: ``unit``: 0 and 1 are the 0.5th and 99.5th percentile of the brain. ``symmetric``:
             -1 and 1 are. ``reference``: the unit of the real scan. ``auto``: ``unit`` for files
-            that this project wrote, else ``reference``.
+            that this project wrote and that reach no higher than its scale does, else
+            ``reference``.
 
     Raises:
         ScanError: It cannot be read, or lies on another grid, or is in another unit.
@@ -129,7 +131,8 @@ def read_prediction(
     require_grid(scan, truth.affine, truth.volume.shape, reference)
     volume = to_ras(scan.data, scan.affine)[0]
     if scale == "auto":
-        scale = "unit" if MADE_HERE in bytes(scan.header["descrip"].tobytes()) else "reference"
+        ours = MADE_HERE in scan.header["descrip"].tobytes()
+        scale = "unit" if ours and float(volume.max()) < UNIT_REACH else "reference"
     if scale == "symmetric":
         return truth.from_scale((volume + 1) / 2 * truth.head)
     if scale == "unit":

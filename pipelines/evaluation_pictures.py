@@ -3,6 +3,7 @@
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,18 +11,20 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from jaxtyping import Float
+from scipy import ndimage
 from torch import Tensor
 
 from .evaluation_row import TRANSLATION, Row
 from .evaluation_truth import Truth
-from .qc_picture import PLANES
+from .qc_picture import PLANES, Plane
 
 CUTS_FOLDER = ".cuts"
 DIFFERENCE = 0.5  #: of the brain's range: the ends of the difference map's colours
 RANDOM = 2  #: pictures of cases drawn by chance, for each direction
-INCHES, DPI = 2.4, 100
+DPI, TITLE, GAP = 100, 26, 4  #: pixels an inch; of the titles' line; between cuts
+PIXELS_PER_MM = 1.6
 
-Cut = npt.NDArray[np.uint8]
+FloatArray = npt.NDArray[np.float32]
 
 
 class Key(NamedTuple):
@@ -100,55 +103,62 @@ def draw(folder: Path, choice: Choice) -> bytes | None:
     file = folder / _name(choice.key)
     if not file.is_file():
         return None
-    from matplotlib.figure import Figure  # heavy, and only needed here
-
     with np.load(file) as cuts:
         arrays = dict(cuts)
+    rows = [_row(arrays, plane) for plane in PLANES]
+    width = max(row.shape[1] for row in rows)
+    padded = [np.pad(row, ((0, GAP), (0, width - row.shape[1]), (0, 0))) for row in rows]
+    return _png(np.concatenate(padded), choice.key.target)
+
+
+def _row(arrays: dict[str, Any], plane: Plane) -> FloatArray:
+    """Reference, prediction and difference of one plane beside each other, RGB, top first."""
     sizes = arrays["spacing"]
-    extents = [
-        (
-            arrays[f"reference_{p.name}"].shape[0] * sizes[p.across],
-            arrays[f"reference_{p.name}"].shape[1] * sizes[p.up],
-        )
-        for p in PLANES
+
+    def upright(name: str) -> FloatArray:
+        cut = arrays[f"{name}_{plane.name}"].astype(np.float32) / 255
+        for axis, size in enumerate((sizes[plane.across], sizes[plane.up])):
+            pixels = max(round(cut.shape[axis] * size * PIXELS_PER_MM), 1)
+            index = (2 * np.arange(pixels) + 1) * cut.shape[axis] // (2 * pixels)
+            cut = cut.take(index, axis)
+        return cut.T[::-1]
+
+    reference, prediction, lesion = map(upright, ("reference", "prediction", "lesion"))
+    signed = ((prediction - reference) / DIFFERENCE).clip(-1, 1)
+    white = 1 - np.abs(signed)
+    tiles = [
+        np.stack([reference] * 3, -1),
+        np.stack([prediction] * 3, -1),
+        np.stack([white + signed.clip(0), white, white + (-signed).clip(0)], -1),
     ]
-    heights = [up / across for across, up in extents]
-    figure = Figure(figsize=(3 * INCHES, INCHES * sum(heights) + 0.5), facecolor="black", dpi=DPI)
-    axes = figure.subplots(len(PLANES), 3, squeeze=False, height_ratios=heights)
-    for row, plane, (across, up) in zip(axes, PLANES, extents, strict=True):
-        reference, prediction = (
-            arrays[f"{name}_{plane.name}"].astype(np.float32) / 255
-            for name in ("reference", "prediction")
+    inside = lesion > 0.5
+    outline = ndimage.binary_dilation(inside) & ~inside
+    for tile in tiles:
+        tile[outline] = (1.0, 1.0, 0.0)
+    return np.concatenate([np.pad(tile, ((0, 0), (0, GAP), (0, 0))) for tile in tiles], axis=1)
+
+
+def _png(canvas: FloatArray, target: str) -> bytes:
+    """The canvas with a line of titles above it, as PNG."""
+    from matplotlib.figure import Figure  # heavy, and only needed here
+
+    height, width, _ = canvas.shape
+    figure = Figure((width / DPI, (height + TITLE) / DPI), dpi=DPI, facecolor="black")
+    figure.figimage(canvas, 0, 0)
+    titles = (f"real {target}", "prediction", "prediction - real")
+    for place, title in enumerate(titles):
+        figure.text(
+            (place + 0.5) / len(titles),
+            1 - TITLE / 2 / (height + TITLE),
+            title,
+            color="white",
+            fontsize=9,
+            ha="center",
+            va="center",
         )
-        place = {"origin": "lower", "extent": (0, across, 0, up), "interpolation": "nearest"}
-        grey = {"cmap": "gray", "vmin": 0, "vmax": 1}
-        row[0].imshow(reference.T, **grey, **place)
-        row[1].imshow(prediction.T, **grey, **place)
-        row[2].imshow(
-            (prediction - reference).T, cmap="bwr", vmin=-DIFFERENCE, vmax=DIFFERENCE, **place
-        )
-        lesion = arrays[f"lesion_{plane.name}"]
-        for axis in row:
-            if lesion.any():
-                axis.contour(
-                    lesion.T > 127,
-                    levels=[0.5],
-                    colors="yellow",
-                    linewidths=0.5,
-                    origin="lower",
-                    extent=(0, across, 0, up),
-                )
-            axis.set_axis_off()
-            for end, x in zip(plane.ends, (0.02, 0.98), strict=True):
-                align = "left" if x < 0.5 else "right"
-                axis.text(x, 0.5, end, color="gold", fontsize=7, ha=align, transform=axis.transAxes)
-    titles = (f"real {choice.key.target}", "prediction", "prediction - real")
-    for axis, title in zip(axes[0], titles, strict=True):
-        axis.set_title(title, color="white", fontsize=9)
-    figure.tight_layout(pad=0.3)
-    file_bytes = io.BytesIO()
-    figure.savefig(file_bytes, format="png", facecolor="black")
-    return file_bytes.getvalue()
+    file = io.BytesIO()
+    figure.savefig(file, format="png", facecolor="black")
+    return file.getvalue()
 
 
 def picture_name(choice: Choice) -> str:
@@ -159,6 +169,4 @@ def picture_name(choice: Choice) -> str:
 
 
 def _name(key: Key) -> str:
-    from hashlib import sha256
-
     return sha256("\0".join(key).encode()).hexdigest()[:32] + ".npz"
