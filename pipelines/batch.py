@@ -15,10 +15,11 @@ from typing import Any
 import voxlate
 from voxlate.data_prep import OutputError, UsageError, VoxlateError, write_atomically
 
-from .batch_progress import BatchProgress, say
+from .batch_progress import BatchProgress
 from .bids import write_dataset_files
 from .bundle import BundleFacts, bundle_facts
 from .case_list import CaseJob, CaseList, Layout, list_jobs, wanted_of
+from .case_steps import StoredAs, output_scale
 from .checkpoint import read_weights, sha256_of
 from .device import choose_device
 from .estimates import check_room
@@ -55,6 +56,8 @@ class BatchOptions:
         seed: Same seed, same results.
         steps: Denoising steps; by default the bundle's.
         verify: How finished results are compared with their records.
+        intensity: ``unit``, ``percentile`` or ``match:REFERENCE``, see docs/intensity.md.
+        stored_as: Voxel type of the results: ``float32`` or ``scan``, the scan's own.
     """
 
     source: str
@@ -71,6 +74,8 @@ class BatchOptions:
     seed: int = 0
     steps: int | None = None
     verify: Verify = "full"
+    intensity: str = "unit"
+    stored_as: StoredAs = "float32"
 
 
 def options_from(saved: Mapping[str, Any]) -> BatchOptions:
@@ -176,7 +181,15 @@ def run_batch(
                 "bundle": os.fspath(facts.root),
                 "output": os.fspath(output),
                 "options": asdict(
-                    CaseOptions(options.seed, options.steps, overwrite, options.verify)
+                    CaseOptions(
+                        options.seed,
+                        options.steps,
+                        overwrite,
+                        options.verify,
+                        options.intensity,
+                        options.stored_as,
+                        targets_of(options, facts),
+                    )
                 ),
                 "fingerprint": print_of_run,
             }
@@ -184,6 +197,11 @@ def run_batch(
                 order, devices, log, progress, stop_on_first_error=stop_on_first_error
             )
             return _run(supervisor, jobs, output / f"failed{suffix}.csv", progress, fail_on)
+
+
+def targets_of(options: BatchOptions, facts: BundleFacts) -> tuple[str, ...]:
+    """The modalities to make, by the network's names."""
+    return wanted_of(facts.modalities, options.sources, options.targets).targets
 
 
 def run_fingerprint(options: BatchOptions, facts: BundleFacts) -> str:
@@ -200,6 +218,8 @@ def run_fingerprint(options: BatchOptions, facts: BundleFacts) -> str:
         configuration=facts.configuration,
         seed=options.seed,
         steps=check_steps(facts.scheduler, facts.steps if options.steps is None else options.steps),
+        scale=output_scale(options.intensity, targets_of(options, facts)).identity,
+        stored_as=options.stored_as,
     )
 
 
@@ -262,11 +282,11 @@ def _run(
     )
     summary = f"{words}; see {failed_csv}" if failures else words
     progress.event("run_finished", {**counts, "status": error.exit_code if error else status})
-    progress.log_line(summary)
+    if counts["open"]:
+        summary += "; the same command goes on with the others"
+    progress.result(summary)
     if error is not None:
         progress.log_line(str(error))
-    say(summary)
-    if error is not None:
         raise error
     return status
 

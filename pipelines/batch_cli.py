@@ -54,6 +54,17 @@ ShardOption = Annotated[
         "and Kubernetes indexed jobs.",
     ),
 ]
+Intensity = Annotated[
+    str,
+    typer.Option(
+        metavar="unit|percentile|match:REFERENCE",
+        help="Scale of the results; REFERENCE is a scan, or a folder with one for each target.",
+    ),
+]
+StoredAs = Annotated[
+    Literal["float32", "scan"],
+    typer.Option(help="Voxel type of the results: float32, or that of the scan."),
+]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace results of other options or weights.")
 ]
@@ -87,6 +98,8 @@ def batch(
     seed: Seed = 0,
     steps: Steps = None,
     verify: Verify = "full",
+    intensity: Intensity = "unit",
+    dtype: StoredAs = "float32",
     shard: ShardOption = None,
     overwrite: Overwrite = False,
     force: Force = False,
@@ -117,6 +130,8 @@ def batch(
                 seed=seed,
                 steps=steps,
                 verify=verify,
+                intensity=intensity,
+                stored_as=dtype,
             ),
             shard=shard,
             overwrite=overwrite,

@@ -131,6 +131,18 @@ class BatchProgress:
         else:
             _print(line)
 
+    def result(self, line: str) -> None:
+        """Print the line that sums up; that nobody reads it is no failure."""
+        self.log_line(line)
+        if self._events is sys.stdout:
+            _print(line)  # standard output is for programs
+            return
+        try:
+            print(line, flush=True)
+        except (OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError):
+                sys.stdout = open(os.devnull, "w")  # noqa: SIM115, until the process ends
+
     def log_line(self, line: str) -> None:
         """A line for the log alone."""
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
@@ -170,15 +182,6 @@ def open_log(path: Path) -> TextIO:
     """Open for appending: the workers write their own lines into the same file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     return open(path, "a", encoding="utf-8", errors="backslashreplace")
-
-
-def say(line: str) -> None:
-    """Print the one line of the result; that nobody reads it is no failure."""
-    try:
-        print(line, flush=True)
-    except (OSError, ValueError):
-        with contextlib.suppress(OSError, ValueError):
-            sys.stdout = open(os.devnull, "w")  # noqa: SIM115, until the process ends
 
 
 def _print(line: str) -> None:

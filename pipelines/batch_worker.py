@@ -67,7 +67,7 @@ def run_order(order: Mapping[str, Any], emit: Any) -> None:
     from .translator import Translator  # after the signals are in place: it takes seconds
 
     translator = Translator.from_bundle(order["bundle"], device=order["device"])
-    runner = CaseRunner(translator, Path(order["output"]), CaseOptions(**order["options"]))
+    runner = CaseRunner(translator, Path(order["output"]), _options(order["options"]))
     if runner.fingerprint != order["fingerprint"]:
         raise WeightsError(
             "the bundle changed since this run began",
@@ -83,6 +83,10 @@ def run_order(order: Mapping[str, Any], emit: Any) -> None:
 
     run_cases([job_from(j) for j in order["alone"]], runner, plain, ahead=0)
     run_cases([job_from(j) for j in order["jobs"]], runner, plain, ahead=AHEAD)
+
+
+def _options(fields: Mapping[str, Any]) -> CaseOptions:
+    return CaseOptions(**{**fields, "targets": tuple(fields["targets"])})
 
 
 def job_from(fields: Mapping[str, Any]) -> CaseJob:

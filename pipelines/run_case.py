@@ -12,10 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from voxlate.data_prep import OutputError, ScanError, VoxlateError
+from voxlate.data_prep import OutputError, ScanError, UsageError, VoxlateError
 
 from .case_list import CaseJob, refuse
-from .case_steps import Made, ReadyCase, Request, finish_case, read_case
+from .case_steps import (
+    Made,
+    ReadyCase,
+    Request,
+    StoredAs,
+    finish_case,
+    output_scale,
+    read_case,
+)
 from .checkpoint import sha256_of
 from .failures import Outcome, StopBatch, failed, forget_failure, save_failure, stops_everything
 from .manifest import difference, fingerprint, read_manifest
@@ -38,12 +46,18 @@ class CaseOptions:
         overwrite: Replace results of other options, and files that are no results.
         verify: How finished results are compared with their record: ``full`` (checksums) or
             ``size``.
+        intensity: ``unit``, ``percentile`` or ``match:REFERENCE``, see docs/intensity.md.
+        stored_as: Voxel type of the files: ``float32`` or ``scan``, the scan's own.
+        targets: Those that a reference is wanted for.
     """
 
     seed: int = 0
     steps: int | None = None
     overwrite: bool = False
     verify: Verify = "full"
+    intensity: str = "unit"
+    stored_as: StoredAs = "float32"
+    targets: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -77,6 +91,7 @@ class CaseRunner:
     def __init__(self, translator: Translator, output: Path, options: CaseOptions) -> None:
         self.translator, self.output, self.options = translator, output, options
         self.steps = translator.checked_steps(options.steps)
+        self.scale = output_scale(options.intensity, options.targets)
         origin = translator.origin
         if origin is None:
             raise ValueError("a batch needs a translator whose weights are known by a checksum")
@@ -85,6 +100,8 @@ class CaseRunner:
             configuration=origin.configuration,
             seed=options.seed,
             steps=self.steps,
+            scale=self.scale.identity,
+            stored_as=options.stored_as,
         )
         self._root = _identity(output)
 
@@ -109,6 +126,7 @@ class CaseRunner:
         began = time.perf_counter()
         try:
             refuse(job)
+            self._refuse_without_reference(job)
             job, replace, notes, record = self._earlier(job)
             if record is not None:
                 forget_failure(self.output, job.id)
@@ -190,7 +208,30 @@ class CaseRunner:
         return outcome
 
     def _request(self, job: CaseJob) -> Request:
-        return Request(job.id, job.source, job.targets, self.options.seed, self.steps)
+        return Request(
+            job.id,
+            job.source,
+            job.targets,
+            self.options.seed,
+            self.steps,
+            self.scale,
+            self.options.stored_as,
+        )
+
+    def _refuse_without_reference(self, job: CaseJob) -> None:
+        """Refuse a target, named by a row of a table, that has no reference of its intensities.
+
+        Raises:
+            UsageError: Likewise.
+        """
+        missing = [name for name in job.targets if name not in self.scale.references]
+        if self.scale.name == "match" and missing:
+            raise UsageError(
+                f"no reference for {', '.join(missing)}",
+                "name the target with --to, too",
+                code="E_INTENSITY",
+                file=job.scan,
+            )
 
     def _earlier(self, job: CaseJob) -> tuple[CaseJob, bool, tuple[str, ...], dict | None]:
         """Judge what earlier runs left: the job to do, whether to replace, notes, or the record.

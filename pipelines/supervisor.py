@@ -237,6 +237,7 @@ class Supervisor:
             try:
                 worker, event = self._events.get(timeout=POLL_SECONDS)
                 if event is None:
+                    worker.process.wait()  # type: ignore[union-attr]
                     running = [other for other in running if other is not worker]
                 elif event["event"] == "finished":
                     self._take(worker, event)
