@@ -293,10 +293,9 @@ def _overlap(fixed: Scan, moving: Scan, matrix: Affine) -> float:
     there: FloatArray = resample(
         mask, fixed.shape, fixed.affine, RigidTransform(matrix), labels=True
     ).data
-    both = float((head & (there > 0.5)).sum()) * float(np.prod(fixed.spacing))
-    smaller = min(
-        head.sum() * float(np.prod(fixed.spacing)), other.sum() * float(np.prod(moving.spacing))
-    )
+    volumes = [float(np.prod(scan.spacing)) for scan in (fixed, moving)]
+    both = float((head & (there > 0.5)).sum()) * volumes[0]
+    smaller = min(float(head.sum()) * volumes[0], float(other.sum()) * volumes[1])
     return both / max(smaller, 1e-9)
 
 
