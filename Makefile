@@ -8,16 +8,19 @@ SCAN ?=
 SOURCE ?= t1
 PYTEST_ARGS ?=
 PROJECT := setup.cfg pyproject.toml
+NIIVUE := 0.69.0
+NIIVUE_SHA256 := 47b896b77ec4a5be3ef1949c33ad393b6f45629921f326c279000bcf51bdb4af
 SHAPES := --jaxtyping-packages=voxlate.networks,beartype.beartype
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow dev format lint types check bench clean
+.PHONY: help demo test test-slow dev format lint types check bench viewer clean
 
 help:
 	@echo "make demo [SCAN=scan.nii.gz SOURCE=t1 OUTPUT=dir]  translate a T1 and draw the result"
 	@echo "make test | test-slow                              run the quick tests | all tests"
 	@echo "make dev | format | lint | types | check           develop: environment, style, types"
 	@echo "make bench | clean                                 time it | remove what was built"
+	@echo "make viewer                                        fetch the report's viewer again"
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -65,6 +68,14 @@ check: lint types
 
 bench: $(VENV)/.demo
 	$(BIN)/python -m benchmarks
+
+# The viewer of the report's pages, as it is in the repository; needs npm and its registry.
+viewer:
+	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \
+		npm pack --silent --pack-destination "$$folder" @niivue/niivue@$(NIIVUE) >/dev/null && \
+		tar -xzf "$$folder"/*.tgz -C "$$folder" package/dist/niivue.umd.js && \
+		echo "$(NIIVUE_SHA256)  $$folder/package/dist/niivue.umd.js" | sha256sum --check --quiet && \
+		cp "$$folder/package/dist/niivue.umd.js" pipelines/report_files/niivue.js
 
 clean:
 	rm -rf build dist .typing .pytest_cache .mypy_cache .ruff_cache src/*.egg-info *.egg-info $(VENV)
