@@ -1,8 +1,7 @@
 """Before stage 2: fit the prior's ridge path to the training cases, in closed form."""
 
 import logging
-from collections.abc import Sequence
-from fnmatch import fnmatch
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -20,8 +19,7 @@ def fit_ridge_path(
     network: TranslationNetwork,
     cases: Sequence[PreparedCase],
     *,
-    experts: Sequence[str],
-    others: float,
+    weight: Callable[[str], float],
     ridge: float,
 ) -> None:
     """Fit ``network.prior.path`` to the scaled latents of whole heads; see ``RidgePath.fit``.
@@ -31,13 +29,8 @@ def fit_ridge_path(
     Args:
         network: Its autoencoder is trained and its latent scale measured.
         cases: For training only.
-        experts: Patterns of case ids, one for each of the path's experts: the cases that fit count
-            1 for it.
-        others: How much every other case counts for an expert.
+        weight: Of a case, by its id.
         ridge: Penalty, see ``RidgePath.fit``.
-
-    Raises:
-        ValueError: There are not as many patterns as experts.
     """
     if getattr(network.prior, "path", None) is None:
         return
@@ -51,7 +44,6 @@ def fit_ridge_path(
         for modality in case.volumes:
             volume = read_view([case.volume(modality)], view).unsqueeze(0).to(device)
             latents[network.modalities.index(modality)] = network.encode(volume)[0]
-        counts = [1.0 if fnmatch(case.case_id, pattern) else others for pattern in experts]
-        encoded.append((latents, counts))
+        encoded.append((latents, weight(case.case_id)))
     prior.path.fit(encoded, ridge=ridge)
     logger.info(f"ridge path fitted to {len(encoded)} cases")

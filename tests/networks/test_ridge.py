@@ -37,48 +37,16 @@ def test_fit_solves_the_weighted_normal_equations() -> None:
     )
     penalty = 0.1 * moment.diagonal().mean() * torch.eye(len(moment), dtype=torch.float64)
     expected = torch.linalg.solve(moment + penalty, product)
-    torch.testing.assert_close(path.weights[0, 0, 1].double(), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(path.weights[0, 1].double(), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_pair_that_no_case_has_keeps_its_weights_and_incomplete_cases_are_used() -> None:
     path = RidgePath(3, 3, features=8)
     before = path.weights.clone()
     path.fit([({0: latents(1), 1: latents(2)}, 1.0), ({0: latents(3)}, 1.0)])
-    assert not torch.equal(path.weights[0, 0, 1], before[0, 0, 1])
-    assert torch.equal(path.weights[0, 0, 2], before[0, 0, 2])
-    assert torch.equal(path.weights[0, 0, 0], before[0, 0, 0])
-
-
-def test_an_expert_answers_for_latents_like_those_it_was_fitted_to() -> None:
-    path = RidgePath(3, 2, features=8, experts=2)
-    sharp = torch.tensor([1.0, 1.0, 1.0]).view(3, 1, 1, 1)
-    thick = torch.tensor([1.0, 1.0, 0.3]).view(3, 1, 1, 1)
-    cases = [({0: sharp * latents(s), 1: -sharp * latents(s)}, (1.0, 0.0)) for s in range(3)]
-    cases += [({0: thick * latents(s), 1: 2 * thick * latents(s)}, (0.0, 1.0)) for s in range(3, 6)]
-    path.fit(cases, ridge=1e-9)
-    pair = torch.tensor([0]), torch.tensor([1])
-    for kind, factor in ((sharp, -1), (thick, 2)):
-        new = kind * latents(9)
-        torch.testing.assert_close(path(new[None], *pair)[0], factor * new, rtol=0.02, atol=0.02)
-
-
-def test_likeness_is_the_formula_and_leaves_experts_without_the_pair_out() -> None:
-    path = RidgePath(3, 2, features=8, experts=3)
-    z, far = latents(0), 1.2 * latents(0)
-    pair = torch.tensor(0), torch.tensor(1)
-    torch.testing.assert_close(path.likely(z, *pair), torch.full((3,), 1 / 3).double())
-    path.fit([({0: z, 1: z}, (1, 0, 0)), ({0: far, 1: z}, (0, 1, 0)), ({0: z}, (0, 0, 1))])
-    distance = torch.tensor([0.0, 1.2]).double()
-    distance[1] = distance[1].log()  # every spread is 1.2 times as large
-    expected = (-(distance**2) / (2 * 0.1**2)).softmax(0)
-    likely = path.likely(z, *pair)
-    torch.testing.assert_close(likely[:2], expected, rtol=1e-4, atol=1e-6)
-    assert likely[2] == 0
-
-
-def test_one_weight_for_each_expert_is_wanted() -> None:
-    with pytest.raises(ValueError, match="a case needs 2 weights, got .1.0."):
-        RidgePath(3, 2, experts=2).fit([({0: latents(1), 1: latents(2)}, 1.0)])
+    assert not torch.equal(path.weights[0, 1], before[0, 1])
+    assert torch.equal(path.weights[0, 2], before[0, 2])
+    assert torch.equal(path.weights[0, 0], before[0, 0])
 
 
 def test_batch_equals_one_by_one_and_autocast_changes_nothing() -> None:
@@ -100,8 +68,7 @@ def test_no_cases_are_refused() -> None:
 
 
 def test_script_agrees_in_two_dimensions() -> None:
-    path = RidgePath(3, 2, features=8, experts=2, spatial_dims=2)
+    path = RidgePath(3, 2, features=8, spatial_dims=2)
     z = torch.randn(2, 3, 6, 5, generator=torch.Generator().manual_seed(0))
-    path.fit([({0: z[0], 1: z[1]}, (1, 0)), ({0: z[1], 1: z[0]}, (0, 1))])
     args = (z, torch.tensor([0, 1]), torch.tensor([1, 1]))
     torch.testing.assert_close(torch.jit.script(path)(*args), path(*args))
