@@ -15,7 +15,7 @@ from voxlate.data_prep import find_cases, save_datalist, split_by_subject, write
 from voxlate.pipelines import network_from_files, save_weights
 
 ROOT = Path(__file__).parents[2]
-NAMES = ("aldm_brats", "brain_mri_translation", "dfbk_brats")
+NAMES = ("aldm_brats", "brain_mri_translation", "dfbk_brats", "msg_brats")
 BUNDLES = {name: ROOT / "bundles" / name for name in NAMES}
 VOLUME = {"spacing": [6.0, 6.0, 6.0], "size": [24, 24, 24]}
 TINY_NETWORK = {
@@ -51,6 +51,20 @@ TINY_NETWORK = {
         "denoiser_def::norm_groups": 2,
         "balance::head_channels": 4,
         "guidance::head_channels": 4,
+    },
+    "msg_brats": {
+        "steps": 2,
+        **{f"preprocessing_def::{name}": value for name, value in VOLUME.items()},
+        "autoencoder_def::channels": [4, 8],
+        "autoencoder_def::num_codes": 16,
+        "autoencoder_def::norm_groups": 2,
+        "structure_def::channels": [4, 8],
+        "prior_def::condition_channels": 4,
+        "prior_def::features": 4,
+        "prior_def::norm_groups": 2,
+        "denoiser_def::channels": [8, 8, 8],
+        "denoiser_def::num_head_channels": 4,
+        "denoiser_def::norm_groups": 2,
     },
 }
 TINY_SLICES = {  # in place of what is tiny of the latent form

@@ -16,6 +16,8 @@ BY_NAME = [
     ("brats2023", "dfbk_brats", ["t1", "t2", "flair"]),
     ("isles2015", "dfbk_brats", ["t1", "flair", "dwi"]),
     ("synthrad2023", "dfbk_brats", None),
+    ("brats2020", "msg_brats", None),
+    ("wmh2017", "msg_brats", None),
 ]
 
 

@@ -17,8 +17,13 @@ CONTRASTS = {
     "aldm_brats": ["t1", "t1ce", "t2", "flair"],
     "brain_mri_translation": ["t1", "t1ce", "t2", "flair"],
     "dfbk_brats": ["t1", "t2", "flair"],
+    "msg_brats": ["t1", "t2", "t1ce", "flair"],
 }
-DATALISTS = {"aldm_brats": "brats2021.json", "dfbk_brats": "brats2023.json"}
+DATALISTS = {
+    "aldm_brats": "brats2021.json",
+    "dfbk_brats": "brats2023.json",
+    "msg_brats": "brats2020.json",
+}
 
 
 def commands(readme: Path) -> list[str]:
@@ -60,7 +65,7 @@ def test_every_command_of_the_readme_runs(
     for command in commands(bundle.root / "docs" / "README.md"):
         if "tracking" in command and importlib.util.find_spec("mlflow") is None:
             continue
-        for patient in ("BraTS2021_00000", "BraTS-GLI-00000-000"):
+        for patient in ("BraTS2021_00000", "BraTS-GLI-00000-000", "BraTS20_Training_001"):
             command = command.replace(patient, "patient19")
         command = command.replace("=4", "=2")
         done = subprocess.run(

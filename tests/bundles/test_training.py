@@ -32,7 +32,7 @@ KL = {
 
 
 @pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("name", ["aldm_brats", "brain_mri_translation", "dfbk_brats"])
+@pytest.mark.parametrize("name", ["aldm_brats", "brain_mri_translation", "dfbk_brats", "msg_brats"])
 def test_training_configuration_has_every_property(
     name: str,
     stage: str,

@@ -262,6 +262,8 @@ def test_cache_is_the_one_that_training_looks_in(layout_trees: Any, tmp_path: Pa
         ("brats2023", "dfbk_brats/configs/brats2023.yaml"),
         ("isles2015", "dfbk_brats/configs/isles2015.yaml"),
         ("synthrad2023", "dfbk_brats/configs/synthrad2023.yaml"),
+        ("brats2020", "msg_brats/configs/brats2020.yaml"),
+        ("wmh2017", "msg_brats/configs/wmh2017.yaml"),
         ("bids", "brain_mri_translation/configs/network.yaml"),
     ],
 )
