@@ -159,6 +159,47 @@ def ssim(kind: str) -> Callable[[Size], Work]:
     return build
 
 
+def evaluation(kind: str) -> Callable[[Size], Work]:
+    """Three targets of a case: all of the default set, or MONAI's SSIM alone."""
+
+    def build(size: Size) -> Work:
+        import time
+
+        import numpy as np
+        import torch
+
+        prediction, reference = pair(size)
+        if kind != "voxlate, default set":
+            from monai.metrics import SSIMMetric
+
+            theirs = SSIMMetric(3, data_range=1.0)
+            batches = prediction[None, None], reference[None, None]
+
+            def alone() -> dict[str, Any]:
+                return {"values": sum(theirs(*batches).numel() for _ in range(3))}
+
+            return alone
+        from voxlate.pipelines.evaluation_truth import Truth
+        from voxlate.pipelines.metric_sets import METRIC_SETS
+
+        axes = torch.meshgrid(*[torch.linspace(-1, 1, n) for n in size], indexing="ij")
+        radius = torch.stack(axes).square().sum(0)
+        brain, lesion = radius < 0.7, radius < 0.01
+
+        def work() -> dict[str, Any]:
+            began = time.perf_counter()
+            found = []
+            for _ in range(3):
+                truth = Truth("t2", reference * brain, brain, brain, 0.0, np.eye(4), lesion)
+                found += METRIC_SETS["default"].measure(prediction * brain, truth)
+            seconds = time.perf_counter() - began
+            return {"values": len(found), "under 10 s": "yes" if seconds < 10 else "no"}
+
+        return work
+
+    return build
+
+
 def sampler(kind: str, std: float) -> Callable[[Size], Work]:
     """Ten steps with a perfect denoiser of Gaussian latents: what is left of their spread."""
 
@@ -243,6 +284,11 @@ BLOCKS = {
             for kind in ("voxlate, mixed batch", "voxlate, one by one", "MONAI, one by one")
         },
         RMS,
+    ),
+    "evaluation": Block(
+        "A case of three targets: the default set of metrics, against SSIM alone",
+        {kind: evaluation(kind) for kind in ("voxlate, default set", "MONAI, SSIM alone")},
+        ("values", "under 10 s"),
     ),
     "ssim": Block("3D SSIM", {kind: ssim(kind) for kind in ("voxlate", "MONAI")}, ("SSIM",)),
     **{

@@ -243,6 +243,7 @@ app.command()(batch_cli.retry)
 app.command()(prepare_cli.prepare)
 app.command()(prepare_cli.check)
 app.command()(evaluate_cli.evaluate)
+app.command("train-segmenter")(evaluate_cli.train_segmenter)
 
 
 @contextmanager

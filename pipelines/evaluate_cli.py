@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 SOME_FAILED, ALL_FAILED = 8, 9
+SEGMENTED = ("t1", "t2", "flair")
 
 Scale = Literal["auto", "unit", "symmetric", "reference"]
 Split = Literal["training", "validation", "all"]
@@ -63,6 +64,13 @@ def evaluate(
         Path | None,
         typer.Option(help="What was trained on (folder or data list): leaks, mean image."),
     ] = None,
+    segmenter: Annotated[
+        str | None,
+        typer.Option(
+            help="Lesion segmenter: weights of train-segmenter, or a command (no shell) such as "
+            "'seg --flair {flair} --t1 {t1} --out {output}'."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of intervals and of the cases shown.")] = 0,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
 ) -> None:
@@ -70,6 +78,7 @@ def evaluate(
     from .cli import refusals
 
     with refusals():
+        from .downstream import find_segmenter
         from .evaluation_report import HTML_FILE
         from .evaluation_run import MODALITIES, evaluate_runs, find_references
         from .prediction_files import find_run, parse_given
@@ -91,6 +100,7 @@ def evaluate(
             tables=table or (),
             scale=prediction_scale,
             training=None if training is None else find_references(training, split="training"),
+            downstream=None if segmenter is None else find_segmenter(segmenter, MODALITIES),
             seed=seed,
             quiet=quiet,
         )
@@ -104,6 +114,35 @@ def evaluate(
     if found.failures or missing:
         measured = any(row.run and not row.absent for row in found.rows)
         raise typer.Exit(SOME_FAILED if measured else ALL_FAILED)
+
+
+def train_segmenter(
+    data: Annotated[
+        Path, typer.Argument(help="Folder of cases with a lesion mask, or a data list (JSON).")
+    ],
+    output: Annotated[Path, typer.Option(help="Weights file to write, .safetensors.")],
+    modality: Annotated[
+        list[str] | None,
+        typer.Option(help="Contrast that it sees; repeat for more. Default: t1, t2, flair."),
+    ] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 500,
+    crop: Annotated[int, typer.Option(min=32, help="Voxels of a crop, a multiple of 16.")] = 64,
+    seed: Annotated[int, typer.Option(help="Same seed, same segmenter.")] = 0,
+) -> None:
+    """Train the small lesion segmenter that evaluate asks what predictions are good for."""
+    from .cli import refusals
+
+    with refusals():
+        from voxlate.data_prep import parse_modality
+
+        from .evaluation_run import MODALITIES, find_references
+        from .lesion_segmenter import train_segmenter as train
+        from .lesion_segmenter import write_segmenter
+
+        names = [parse_modality(name, MODALITIES) for name in modality or SEGMENTED]
+        cases = find_references(data, split="training")
+        write_segmenter(train(cases, names, steps=steps, crop=crop, seed=seed), output)
+    typer.echo(output)
 
 
 def named(text: str) -> tuple[str, Path]:

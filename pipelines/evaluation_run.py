@@ -21,6 +21,7 @@ from voxlate.data_prep import (
 )
 from voxlate.data_prep.modalities import ALIASES
 
+from .downstream import SET, Downstream
 from .evaluation_baselines import MeanImage
 from .evaluation_checks import Fingerprint, leaks, thumbnail
 from .evaluation_pairs import Scale, read_prediction, read_truth, require_grid, to_ras
@@ -80,6 +81,7 @@ def evaluate_runs(
     tables: Sequence[str] = (),
     scale: Scale = "auto",
     training: Sequence[Case] | None = None,
+    downstream: Downstream | None = None,
     seed: int = 0,
     quiet: bool = True,
 ) -> Evaluation:
@@ -99,6 +101,7 @@ def evaluate_runs(
         scale: What 0 and 1 are in predictions, see ``read_prediction``.
         training: Cases that were trained on, for the check on leaks and the mean image; by default
             the mean image is that of the other patients.
+        downstream: Finds lesions in the real set, with the prediction and without.
         seed: Of intervals and of the cases that are shown.
         quiet: Show no progress.
 
@@ -139,7 +142,9 @@ def evaluate_runs(
                     recorder.compared(case, truth, given, sources, memory.mean_images.get(target))
                 except VoxlateError as error:
                     recorder.failed(Key("", case.id, given, target), error)
+            usable: dict[tuple[str, str], Tensor | None] = {}
             for (run, given), key in zip(directions, keys, strict=True):
+                usable[run.name, given] = None
                 prediction = run.predictions.get((case.id, given, target))
                 if prediction is None:
                     recorder.absent(key, case, truth)
@@ -150,15 +155,23 @@ def evaluate_runs(
                 except VoxlateError as error:
                     recorder.absent(key, case, truth, error)
                     continue
+                usable[run.name, given] = volume
                 recorder.measured(key, case, truth, volume)
                 memory.predictions[f"{run.name}: {_below(prediction.path, run.folder)}"] = (
                     file_sha256(prediction.path)
                 )
+            if downstream is not None:
+                report("segment", 0, 1)
+                try:
+                    recorder.rows += downstream.measure(case, truth, usable)
+                except VoxlateError as error:
+                    recorder.failed(Key(SET, case.id, "", target), error)
         recorder.checkpoint()
     return recorder.finish(
+        downstream=None if downstream is None else downstream.facts,
         modalities=MODALITIES,
         provenance=_provenance(runs, cases, memory, scale, training),
-        leaks=memory.leaks(),
+        leaks=[*memory.leaks(), *([] if downstream is None else downstream.leaks(cases))],
         unmatched=[f"{run.name}: {_below(p, run.folder)}" for run in runs for p in run.unmatched],
         tables=list(tables) or None,
     )

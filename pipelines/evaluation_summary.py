@@ -13,6 +13,7 @@ from .metrics import MAX_PSNR
 from .patient_bootstrap import patient_interval
 
 TRIVIAL, GAIN = "trivial", "gain"
+CEILING, FLOOR = "real set (ceiling)", "zero-filled set (floor)"  #: of a downstream segmenter
 
 
 class Cell(NamedTuple):
@@ -32,7 +33,8 @@ class Statistic:
 
     Attributes:
         answer: ``translation``, ``copy`` and ``trivial`` (the better of the histogram matches),
-            ``mean image``, or ``gain`` (translation minus trivial, case by case).
+            ``mean image``, ``gain`` (translation minus trivial, case by case), or the real and the
+            zero-filled set of a downstream segmenter.
         named: Which copy or match it is.
         expected: Cases that should have been predicted: the denominator.
         cases: Cases with a number.
@@ -126,8 +128,9 @@ def _shown(answers: Answers, psnr: Answers) -> Iterator[tuple[str, str, dict[str
             }
             if gained:
                 yield GAIN, f"translation - {name}", gained
-    if MEAN in answers:
-        yield MEAN, MEAN, answers[MEAN]
+    for name in (MEAN, CEILING, FLOOR):
+        if name in answers:
+            yield name, name, answers[name]
 
 
 def best_answer(psnr: Answers, names: Sequence[str]) -> str | None:
