@@ -66,7 +66,8 @@ def _find_wmh(root: Path) -> Listing:
                 continue
             case_id = "_".join(above[start:])
             test = "test" in (part.lower() for part in (root.name, *parts[:start]))
-            found[case_id] = files = {}
+            files: dict[str, Path] = {}
+            found[case_id] = files
             sides[case_id] = "validation" if test else "training"
             for kind, name in (("t1", "pre/T1"), ("flair", "pre/FLAIR"), ("lesion", "wmh")):
                 for suffix in (".nii.gz", ".nii"):

@@ -103,7 +103,8 @@ def _cases(
         raise UsageError(
             "not a data list", 'give {"training": [...]}', code="E_DATALIST", file=path
         )
-    cases, sides, findings = [], {}, []
+    cases, findings = [], []
+    sides: dict[str, str] = {}
     for side, entries in content.items():
         for entry in entries:
             case_id = str(entry["id"])

@@ -65,7 +65,7 @@ with every test run, the rest with the slow tests (`tests/pipelines/test_faults.
 
 {table}
 
-A killed run has lost the work on two cases at most: the one in the network and the one that is being
+A killed run has lost the work on two cases at most: the one in the network and the one being
 written beside it. "Finished translations" are those that had left the network.
 """
 

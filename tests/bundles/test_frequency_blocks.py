@@ -13,6 +13,7 @@ BUNDLE = Path(__file__).parents[2] / "bundles" / "brain_mri_translation"
 def network(**denoiser: Any) -> torch.nn.Module:
     parser = ConfigParser()
     parser.read_config(str(BUNDLE / "configs" / "network.yaml"))
+    parser["bundle_root"] = str(BUNDLE)
     for name, value in denoiser.items():
         parser[f"network_def::denoiser::{name}"] = value
     return parser.get_parsed_content("network_def").eval()

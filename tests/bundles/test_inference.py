@@ -104,7 +104,7 @@ def test_seed_is_an_option_and_decides_the_result(
                 }
             ],
         )
-        volumes.append(nib.load(output / "t1_t2.nii.gz").get_fdata())
+        volumes.append(nib.load(output / "patient01" / "t1_t2.nii.gz").get_fdata())
     np.testing.assert_array_equal(volumes[0], volumes[1])
     assert np.abs(volumes[0] - volumes[2]).max() > 1e-3
 
