@@ -16,7 +16,7 @@ import typer
 
 import voxlate
 
-from . import batch_cli, evaluate_cli, prepare_cli
+from . import batch_cli, evaluate_cli, prepare_cli, report_cli
 
 StoredAs = Literal["float32", "scan"]
 Geometry = Literal["sform", "qform"]
@@ -240,6 +240,7 @@ app.command()(batch_cli.batch)
 app.command()(batch_cli.plan)
 app.command()(batch_cli.status)
 app.command()(batch_cli.retry)
+app.command()(report_cli.report)
 app.command()(prepare_cli.prepare)
 app.command()(prepare_cli.check)
 app.command()(evaluate_cli.evaluate)

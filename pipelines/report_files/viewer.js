@@ -26,8 +26,10 @@
     figure.className = "pane";
     const caption = document.createElement("figcaption");
     caption.textContent = volume.name;
+    const frame = document.createElement("div"); // NiiVue fits the canvas to what holds it
     const canvas = document.createElement("canvas");
-    figure.append(caption, canvas);
+    frame.append(canvas);
+    figure.append(caption, frame);
     panes.append(figure);
     const viewer = new niivue.Niivue({
       backColor: [0, 0, 0, 1],
