@@ -238,11 +238,13 @@ def _from_record(path: Path, root: Path, modalities: Sequence[str]) -> Iterator[
 
 
 def _inputs(record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What a record says it was made from: one input, a list, or one for each modality."""
+    """What a record says it was made from: inputs as a list or by modality, or one and others."""
     found = record.get("Inputs", record.get("Input"))
     if isinstance(found, dict) and "Modality" not in found:
         found = [{"Modality": name, **i} for name, i in found.items() if isinstance(i, dict)]
     several = found if isinstance(found, list) else [found]
+    others = record.get("OtherInputs")
+    several = [*several, *(others if isinstance(others, list) else [])]
     return [entry for entry in several if isinstance(entry, dict)]
 
 
