@@ -38,7 +38,7 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True)
 class Choice:
-    """A prediction that is shown, and why: ``best``, ``median``, ``worst`` or ``random``."""
+    """A prediction that is shown, and why: worst, median, best, random, or the only one."""
 
     why: str
     key: Key
@@ -46,9 +46,10 @@ class Choice:
 
 
 def keep_cuts(folder: Path, key: Key, prediction: Float[Tensor, "x y z"], truth: Truth) -> None:
-    """Save three cuts of a pair, through the lesion's middle or the brain's, as bytes on [0, 1]."""
+    """Save three cuts of a pair, where the lesion (or the brain) is largest, as bytes."""
     region = truth.lesion if truth.lesion is not None and bool(truth.lesion.any()) else truth.brain
-    centre = [int(axis.double().median()) for axis in region.nonzero().T]
+    others = ((1, 2), (0, 2), (0, 1))
+    centre = [int(region.sum(dim=axes).argmax()) for axes in others]
     arrays: dict[str, Any] = {"spacing": np.array(truth.spacing)}
     lesion = torch.zeros_like(truth.brain) if truth.lesion is None else truth.lesion
     for name, volume in (
@@ -64,7 +65,7 @@ def keep_cuts(folder: Path, key: Key, prediction: Float[Tensor, "x y z"], truth:
 
 
 def choose(rows: Sequence[Row], *, seed: int = 0) -> list[Choice]:
-    """For each run and direction: best, median and worst by PSNR in the brain, and two by chance.
+    """For each run and direction: worst, median and best by PSNR in the brain, and two by chance.
 
     Absent predictions have no picture. Of a few cases some are all of these at once, and are shown
     once, under the first.
@@ -80,7 +81,7 @@ def choose(rows: Sequence[Row], *, seed: int = 0) -> list[Choice]:
     for (run, given, target), values in found.items():
         ordered = sorted(values)
         named = {
-            "worst": ordered[0],
+            "worst" if len(ordered) > 1 else "only": ordered[0],
             "median": ordered[len(ordered) // 2],
             "best": ordered[-1],
         }
@@ -105,14 +106,22 @@ def draw(folder: Path, choice: Choice) -> bytes | None:
         return None
     with np.load(file) as cuts:
         arrays = dict(cuts)
-    rows = [_row(arrays, plane) for plane in PLANES]
-    width = max(row.shape[1] for row in rows)
-    padded = [np.pad(row, ((0, GAP), (0, width - row.shape[1]), (0, 0))) for row in rows]
-    return _png(np.concatenate(padded), choice.key.target)
+    rows = [_tiles(arrays, plane) for plane in PLANES]
+    width = max(tile.shape[1] for tiles in rows for tile in tiles) + GAP
+    canvas = np.concatenate(
+        [np.concatenate([_centred(tile, width) for tile in tiles], axis=1) for tiles in rows]
+    )
+    return _png(canvas, choice.key.target, [tiles[0].shape[0] + GAP for tiles in rows])
 
 
-def _row(arrays: dict[str, Any], plane: Plane) -> FloatArray:
-    """Reference, prediction and difference of one plane beside each other, RGB, top first."""
+def _centred(tile: FloatArray, width: int) -> FloatArray:
+    """A tile in the middle of its column, a gap below it."""
+    short = width - tile.shape[1]
+    return np.pad(tile, ((0, GAP), (short // 2, short - short // 2), (0, 0)))
+
+
+def _tiles(arrays: dict[str, Any], plane: Plane) -> list[FloatArray]:
+    """Reference, prediction and difference of one plane, RGB, top first."""
     sizes = arrays["spacing"]
 
     def upright(name: str) -> FloatArray:
@@ -135,27 +144,35 @@ def _row(arrays: dict[str, Any], plane: Plane) -> FloatArray:
     outline = ndimage.binary_dilation(inside) & ~inside
     for tile in tiles:
         tile[outline] = (1.0, 1.0, 0.0)
-    return np.concatenate([np.pad(tile, ((0, 0), (0, GAP), (0, 0))) for tile in tiles], axis=1)
+    return tiles
 
 
-def _png(canvas: FloatArray, target: str) -> bytes:
-    """The canvas with a line of titles above it, as PNG."""
+def _png(canvas: FloatArray, target: str, heights: Sequence[int]) -> bytes:
+    """The canvas with a line of titles above it, and what is left and right, as PNG."""
     from matplotlib.figure import Figure  # heavy, and only needed here
 
     height, width, _ = canvas.shape
-    figure = Figure((width / DPI, (height + TITLE) / DPI), dpi=DPI, facecolor="black")
+    whole = height + TITLE
+    figure = Figure((width / DPI, whole / DPI), dpi=DPI, facecolor="black")
     figure.figimage(canvas, 0, 0)
     titles = (f"real {target}", "prediction", "prediction - real")
     for place, title in enumerate(titles):
+        middle = (place + 0.5) / len(titles)
         figure.text(
-            (place + 0.5) / len(titles),
-            1 - TITLE / 2 / (height + TITLE),
+            middle,
+            1 - TITLE / 2 / whole,
             title,
             color="white",
             fontsize=9,
             ha="center",
             va="center",
         )
+    top = TITLE
+    for plane, rows in zip(PLANES, heights, strict=True):
+        for end, x, align in zip(plane.ends, (0.003, 0.33), ("left", "right"), strict=True):
+            y = 1 - (top + rows / 2) / whole
+            figure.text(x, y, end, color="gold", fontsize=7, ha=align, va="center")
+        top += rows
     file = io.BytesIO()
     figure.savefig(file, format="png", facecolor="black")
     return file.getvalue()

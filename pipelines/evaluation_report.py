@@ -284,7 +284,7 @@ def _pictures(page: Page, folder: Path, choices: Sequence[Choice]) -> list[Path]
     if choices:
         page.heading("Pictures")
         page.text(
-            "Cuts through the middle of the lesion, or of the brain; the difference is blue where "
+            "Cuts where the lesion is largest, or the brain; the difference is blue where "
             "the prediction is too dark, red where it is too bright, full at half the brain's "
             "range; a drawn lesion is outlined. Left is the patient's left."
         )

@@ -1,7 +1,11 @@
 """Parts of the report with closed forms: statistics, tests, tables, pages, offsets, leaks."""
 
+import io
 import math
+from dataclasses import replace
+from pathlib import Path
 
+import matplotlib.image
 import numpy as np
 import pytest
 import torch
@@ -9,7 +13,7 @@ from scipy.stats import wilcoxon
 
 from voxlate.pipelines.evaluation_checks import Fingerprint, leaks, offset_between, thumbnail
 from voxlate.pipelines.evaluation_comparison import compare, holm
-from voxlate.pipelines.evaluation_pictures import choose
+from voxlate.pipelines.evaluation_pictures import Choice, Key, choose, draw, keep_cuts
 from voxlate.pipelines.evaluation_row import Row, join_given
 from voxlate.pipelines.evaluation_summary import summarize
 from voxlate.pipelines.evaluation_truth import Truth
@@ -132,7 +136,25 @@ def test_best_median_worst_and_random_are_chosen_once_each() -> None:
     assert (found["worst"], found["median"], found["best"]) == ("b", "c", "f")
     assert len({choice.key for choice in choose(rows)}) == len(choose(rows))
     assert choose(rows, seed=3) == choose(rows, seed=3)
-    assert [c.why for c in choose(rows[:1])] == ["worst"]
+    assert [c.why for c in choose(rows[:1])] == ["only"]
+
+
+def test_picture_shows_each_plane_and_the_lesion(tmp_path: Path) -> None:
+    truth = plain(smooth(0))
+    lesion = torch.zeros_like(truth.brain)
+    lesion[20:24, 20:24, 12:14] = True
+    drawn = replace(truth, lesion=lesion)
+    key = Key("r", "a/b", "t1", "t2")
+    keep_cuts(tmp_path, key, truth.volume * 0.5, drawn)
+    png = draw(tmp_path, Choice("only", key, 20.0))
+    assert png is not None
+    image = matplotlib.image.imread(io.BytesIO(png))[..., :3]
+    yellow = (image == (1, 1, 0)).all(-1)
+    third = image.shape[1] // 3
+    assert all(yellow[:, i * third : (i + 1) * third].any() for i in range(3))
+    blue = image[:, 2 * third :, 2] - image[:, 2 * third :, 0]
+    assert blue.mean() > 0.1  # too dark
+    assert draw(tmp_path, Choice("only", key._replace(case="c"), 20.0)) is None
 
 
 def smooth(seed: int, size: tuple[int, int, int] = (40, 42, 38)) -> torch.Tensor:
