@@ -88,9 +88,7 @@ def _check_sums(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             bad = archive.testzip()
         if bad is not None:
-            raise _damaged(
-                path, f"a bit of it has changed: the checksum of {bad} is wrong", "fetch it again"
-            )
+            raise _damaged(path, f"the checksum of its part {bad} is wrong", "fetch it again")
 
 
 def load_weights(network: nn.Module, path: str | os.PathLike[str]) -> str:

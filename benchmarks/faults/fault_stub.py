@@ -15,8 +15,8 @@ from voxlate.networks.prior import PriorOutput
 from voxlate.pipelines import network_from_files, save_weights
 
 SECONDS = "VOXLATE_STUB_SECONDS"  #: environment variable: how long a pass takes, instead of 0.05
-KILLER = "VOXLATE_STUB_KILLER"  #: environment variable: a volume this bright kills its worker
-BRIGHT = -0.3  #: mean on the network's scale between those of ``head`` and of ``write_bright``
+KILLER = "VOXLATE_STUB_KILLER"  #: environment variable: a share of bright voxels that kills
+BRIGHT = 0.1  #: share of voxels above 0.6 between those of ``head`` and of ``write_bright``
 
 NETWORK = """
 preprocessing_def:
@@ -50,7 +50,7 @@ class Identity(nn.Module):
 
     def encode_continuous(self, volume: Tensor) -> Tensor:
         time.sleep(float(os.environ.get(SECONDS, "0.05")))
-        if float(volume.mean()) > float(os.environ.get(KILLER, "inf")):
+        if float((volume > 0.6).float().mean()) > float(os.environ.get(KILLER, "inf")):
             os.kill(os.getpid(), 9)
         return volume
 
@@ -101,7 +101,7 @@ def write_bright(path: Path) -> None:
     """Write a head whose voxels are nearly all as bright as its brightest."""
     values = head(0)
     inside = values > 0
-    values[inside] = 1000 + values[inside] // 20
+    values[inside] = 10_000 + values[inside]
     values[inside & (np.indices(values.shape).sum(0) % 16 == 0)] = 1
     _write(path, values)
 
