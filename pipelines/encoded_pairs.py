@@ -98,13 +98,13 @@ class EncodedPairs(Dataset):
         self, case: PreparedCase, source: int, target: int, variant: int
     ) -> dict[str, Tensor]:
         """The latents of a pair, from its file, which is made if it is not there."""
-        facts = [*self.common, str(case.mask), case.case_id, variant]
-        drawn = hashlib.sha256(json.dumps(facts).encode())
-        name = hashlib.sha256(drawn.digest() + bytes([source, target])).hexdigest()[:24]
+        facts = [*self.common, str(case.mask), case.case_id, source, target, variant]
+        name = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
         file = self.folder / f"{name}.safetensors"
         if not file.is_file():
-            # one draw for all pairs of a variant: they share its view
-            rng = np.random.default_rng(list(drawn.digest()))
+            # all pairs of a case's variant share one draw, so its view, wherever the case lies
+            drawn = hashlib.sha256(f"{case.case_id} {variant}".encode()).digest()
+            rng = np.random.default_rng([self.pairs.seed, *drawn])
             sample = self.pairs.show(case, source, target, rng)
             batch = {
                 name: torch.as_tensor(value)[None].to(self.device)

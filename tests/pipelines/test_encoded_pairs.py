@@ -30,7 +30,8 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> PairDataset:
         write_phantom_case(folder / "scans" / name, (38, 46, 36), seed=seed, spacing=4.0)
     preprocessing = Preprocessing(spacing=(4, 4, 4), size=(36, 44, 36), multiple_of=4)
     cases = prepare_cases(find_cases(folder / "scans", MODALITIES), preprocessing, folder / "cache")
-    return PairDataset(cases, MODALITIES, crop_size=None, augmentation=Augmentation(), seed=3)
+    varied = Augmentation(affine_probability=1.0)
+    return PairDataset(cases, MODALITIES, crop_size=None, augmentation=varied, seed=3)
 
 
 def tiny_network(path: bool = False) -> TranslationNetwork:
