@@ -263,11 +263,15 @@ class WriteReport:
         """Bring together what all ranks have, and let the first one write."""
         mine = self.recorder
         parts = gathered((mine.rows, mine.failures, mine.offsets, self.cases))
-        mine.rows, mine.failures, mine.offsets, cases = (
-            [entry for part in parts for entry in part[index]] for index in range(4)
-        )
         if ranks()[0] > 0:
             return
+        rows, failures, offsets, cases = (
+            [entry for part in parts for entry in part[index]] for index in range(4)
+        )
+        mine.rows = sorted(rows, key=lambda row: row.case)  # however many ranks there are
+        mine.failures = sorted(failures, key=lambda failure: failure.case)
+        mine.offsets = sorted(offsets, key=lambda offset: offset.case)
+        cases.sort(key=lambda case: case.id)
         mine.finish(
             modalities=self.modalities,
             provenance={
