@@ -17,7 +17,10 @@ def evaluate(
         str, typer.Argument(metavar="PREDICTIONS", help="Folder, or NAME=FOLDER.")
     ],
     references: Annotated[
-        Path, typer.Argument(help="Folder of real scans, or a MONAI data list (JSON).")
+        Path,
+        typer.Argument(
+            metavar="REFERENCES", help="Folder of real scans, or a MONAI data list (JSON)."
+        ),
     ],
     output: Annotated[Path, typer.Option(help="Folder for the report; made if absent.")],
     compare: Annotated[
