@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from benchmarks.registration import known_moves, random_move
+from benchmarks.registration import MAX_PUBLISHED_MM, known_moves, published_mm, random_move
 from voxlate.data_prep import Phantom, Scan, ScanError, make_phantom, scan_from_array
 from voxlate.data_prep.registration import register_rigid
 from voxlate.data_prep.rigid_transform import LPS, RigidTransform, resample
@@ -156,7 +156,19 @@ def test_raw_patient_agrees_with_the_publishers(contrast: str, real_data: Path) 
     assert mean_error(found, truth, in_flair) < 1.0
 
 
+def test_distance_by_gradients_is_that_of_the_scans(head: Phantom) -> None:
+    fixed, still = scan_of(head, "t1"), scan_of(head, "t2")
+    shift = np.eye(4)
+    shift[:3, 3] = 0.0, 1.5, 0.0
+    moved = resample(still, still.shape, still.affine, RigidTransform(shift))
+    assert published_mm(fixed, still) < 0.3
+    assert published_mm(fixed, moved) == pytest.approx(1.5, abs=0.5)
+
+
 @pytest.mark.slow
 def test_of_fifty_moves_of_real_scans_95_percent_are_found_within_1_mm(real_data: Path) -> None:
-    errors = [move.error_mm for move in known_moves(real_data, 50)]
-    assert np.mean(np.array(errors) < 1.0) >= 0.95
+    moves = list(known_moves(real_data, 50))
+    assert all(move.error_mm < 2.0 for move in moves)
+    sound = [move.error_mm for move in moves if move.published_mm <= MAX_PUBLISHED_MM]
+    assert len(sound) >= 40
+    assert np.mean(np.array(sound) < 1.0) >= 0.95
