@@ -110,7 +110,8 @@ class Bench:
 
         Args:
             order: What it is told.
-            kill_at: Kill the group so many seconds after so many events.
+            kill_at: Kill the group so many seconds after the network or the writing has taken up so
+                many cases.
             file_limit: Bytes beyond which no file may grow.
             user: Whose permissions it has.
             watch: Measure memory and open files at each event.
@@ -134,7 +135,7 @@ class Bench:
         self._forker.stdin.flush()
         process = int(self._forker.stdout.readline())
         if kill_at is not None:
-            while _alive(process) and events.read_bytes().count(b"\n") < kill_at[0]:
+            while _alive(process) and _taken_up(events) < kill_at[0]:
                 time.sleep(0.005)
             time.sleep(kill_at[1])
             with suppress(ProcessLookupError):
@@ -163,6 +164,12 @@ class Bench:
             "batch", str(scans or self.scans), "--output", str(output),
             "--bundle", str(self.bundle), *to, "--device", "cpu", "--no-picture", *more,
         ]  # fmt: skip
+
+
+def _taken_up(events: Path) -> int:
+    """How often a case has entered the network or the writing."""
+    told = events.read_bytes()
+    return told.count(b'"translating"') + told.count(b'"writing"')
 
 
 def _alive(process: int) -> bool:
@@ -195,7 +202,7 @@ def leftovers(output: Path) -> list[Path]:
 
 def table(rows: Sequence[Row]) -> str:
     """As Markdown."""
-    head = ["| fault | must hold | measured | |", "|---|---|---|---|"]
+    head = ["| fault | must hold | measured | held |", "|---|---|---|---|"]
     return "\n".join(
         [
             *head,

@@ -45,7 +45,7 @@ def kills(bench: Bench, instants: int, *, seed: int = 0, picture: bool = False) 
         order = bench.order(output, picture=picture)
         status = -signal.SIGKILL
         while status == -signal.SIGKILL and done < instants:
-            instant = chance.randint(1, 12), chance.uniform(0, 0.2)
+            instant = chance.randint(0, 5), chance.uniform(0, 0.2)
             status, events = bench.work(order, kill_at=instant)
             if status != -signal.SIGKILL:
                 break
