@@ -22,6 +22,7 @@ MIN_BRAIN_ML = 700.0
 MIN_EXTENT_MM = (100.0, 120.0, 90.0)  #: right to left, front to back, top to bottom
 MAX_CUT_MM2 = 2000.0  #: of the foreground in the topmost slice of the field of view
 MAX_SPACING_MM = 4.0
+WHOLE_HEADS = ("mr", "ct")  #: contrasts of models that saw heads with their skull, as CT shows it
 FLUID_SKEWNESS = 0.2  #: above, a few voxels are bright (fluid in T2); below, a few are dark (T1)
 
 
@@ -46,14 +47,13 @@ class Suitability:
     warnings: tuple[str, ...]
 
 
-def assess(scan: Scan, modality: str, head: BoolArray, *, brain_only: bool = True) -> Suitability:
+def assess(scan: Scan, modality: str, head: BoolArray) -> Suitability:
     """Measure a scan and say what is doubtful about it as a model's input.
 
     Args:
         scan: As read.
-        modality: The contrast that it is said to be.
+        modality: The contrast that it is said to be; tells whether models of it saw the skull.
         head: Its foreground, on its grid.
-        brain_only: Whether the models were trained on brains without skull.
     """
     blocks = coarse_blocks(scan.spacing)
     inside = block_means(head.astype(np.float32), blocks) > 0.5
@@ -63,6 +63,7 @@ def assess(scan: Scan, modality: str, head: BoolArray, *, brain_only: bool = Tru
     skull = volume > MAX_BRAIN_ML
     skewness = _skewness(values, scan, head)
     doubts = []
+    brain_only = modality not in WHOLE_HEADS
     if skull and brain_only:
         doubts.append(
             f"W_SKULL: the foreground is {volume:.0f} mL, more than any brain: the skull seems to "

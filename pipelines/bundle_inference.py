@@ -45,8 +45,8 @@ def list_scans(
         output_dir: Where results will go; may lie below ``dataset_dir``.
 
     Returns:
-        For each scan ``image`` (its path), ``folder`` (its own, below ``dataset_dir``) and
-        ``case_id`` (that and its name, on which the noise depends).
+        For each scan ``image`` (its path) and ``case_id`` (its name and folder below
+        ``dataset_dir``, on which the noise depends).
 
     Raises:
         NoInputError: There is no such scan.
@@ -59,7 +59,6 @@ def list_scans(
     return [
         {
             "image": job.scan,
-            "folder": Path(job.scan).parent.relative_to(root).as_posix(),
             "case_id": job.id,
         }
         for job in without_clashes(jobs)

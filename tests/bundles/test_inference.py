@@ -99,7 +99,6 @@ def test_seed_is_an_option_and_decides_the_result(
             scans=[
                 {
                     "image": str(phantoms / "patient01/t1.nii.gz"),
-                    "folder": ".",
                     "case_id": "patient01/t1",
                 }
             ],

@@ -24,8 +24,8 @@ def phantom_scan(modality: str = "t1", *, skull: bool = False, spacing: float = 
     return scan_from_array(phantom.volumes[modality], phantom.affine)
 
 
-def judged(scan: Scan, modality: str = "t1", *, brain_only: bool = True) -> Suitability:
-    return assess(scan, modality, foreground(scan.data, scan.spacing), brain_only=brain_only)
+def judged(scan: Scan, modality: str = "t1") -> Suitability:
+    return assess(scan, modality, foreground(scan.data, scan.spacing))
 
 
 def codes(found: Suitability) -> list[str]:
@@ -74,12 +74,12 @@ def test_bright_fluid_in_a_t1_and_dark_fluid_in_a_t2_are_doubted(
     assert ("W_CONTRAST" in codes(judged(brain(dark=dark), claim))) == doubted
 
 
-@pytest.mark.parametrize("brain_only", [True, False])
+@pytest.mark.parametrize(("modality", "brain_only"), [("t1", True), ("mr", False), ("ct", False)])
 @pytest.mark.parametrize("size", [2.0, 2.8])
 def test_skull_is_told_by_the_volume_and_doubted_where_unexpected(
-    size: float, brain_only: bool
+    size: float, modality: str, brain_only: bool
 ) -> None:
-    found = judged(resized(brain(), (size,) * 3), brain_only=brain_only)
+    found = judged(resized(brain(), (size,) * 3), modality)
     assert found.skull == (size > 2.5)
     assert ("W_SKULL" in codes(found)) == (found.skull == brain_only)
 
