@@ -15,8 +15,11 @@ from .bundle import bundle_facts
 from .estimates import Estimate, available_memory, estimate, free_disk, readable
 from .failures import find_failures
 from .manifest import difference, find_manifests
+from .quality_scores import severity
 from .run_lock import running
 from .shards import choose_shard
+
+SHOWN = 5  #: cases that ``status`` names
 
 
 class Plan(NamedTuple):
@@ -83,6 +86,7 @@ class BatchStatus(NamedTuple):
         damaged: Finished ones whose files are not as recorded, where that was looked at.
         at_work: Shards that a run holds.
         warnings: Of finished cases, by code.
+        worst: Finished cases whose scores are the worst, and how near to a limit; 1 is there.
     """
 
     listed: int
@@ -92,6 +96,7 @@ class BatchStatus(NamedTuple):
     damaged: list[str]
     at_work: list[str]
     warnings: dict[str, int]
+    worst: dict[str, float]
 
     def fields(self) -> dict[str, Any]:
         """For JSON."""
@@ -107,6 +112,7 @@ class BatchStatus(NamedTuple):
             f"open:     {self.still_open}",
             f"at work:  {', '.join(self.at_work) or 'no run'}",
             f"warnings: {warnings or 'none'}",
+            *(f"worst:    {near:.0%} of a limit: {case}" for case, near in self.worst.items()),
             *(f"damaged:  {line}" for line in self.damaged),
         ]
 
@@ -152,9 +158,12 @@ def status_of(output: Path, *, verify: bool = False) -> BatchStatus:
     total = int(saved_run(output)["cases"])
     finished, damaged = 0, []
     warnings: Counter[str] = Counter()
+    scored: dict[str, float] = {}
     for path, record in find_manifests(output):
         finished += 1
         warnings.update(warning.split(":")[0] for warning in record["Warnings"])
+        if record.get("Scores"):
+            scored[str(record["Options"]["CaseID"])] = round(severity(record["Scores"]), 3)
         if verify and (found := difference(record, path.parent)) is not None:
             damaged.append(found)
     failed = Counter(failure["code"] for failure in find_failures(output))
@@ -166,6 +175,7 @@ def status_of(output: Path, *, verify: bool = False) -> BatchStatus:
         damaged=damaged,
         at_work=running(output),
         warnings=dict(warnings.most_common()),
+        worst=dict(sorted(scored.items(), key=lambda item: (-item[1], item[0]))[:SHOWN]),
     )
 
 

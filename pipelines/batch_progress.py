@@ -116,6 +116,8 @@ class BatchProgress:
         line = f"[{self._done}/{self._total}] {outcome.status} {outcome.id}"
         if outcome.status == "written":
             line += f" ({outcome.seconds:.1f} s)"
+        if outcome.warnings:
+            line += " " + " ".join(dict.fromkeys(text.split(":")[0] for text in outcome.warnings))
         left = self._left()
         self.log_line(line)
         if self._bar is None and not self.quiet:

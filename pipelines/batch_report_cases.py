@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from voxlate.data_prep import NoInputError
 from .case_table import unescape
 from .failures import find_failures
 from .manifest import difference, find_manifests
+from .quality_scores import severity
 
 Status = Literal["failed", "damaged", "doubtful", "finished"]
 STATUSES: tuple[Status, ...] = ("failed", "damaged", "doubtful", "finished")
@@ -72,17 +72,16 @@ class ReportCase:
         return self.record.get("Scores") or {}
 
     @property
-    def edges(self) -> float | None:
-        """Agreement of edges of the target where it is lowest."""
-        found = [values.get("EdgeAgreement") for values in self.scores.values()]
-        return min((value for value in found if value is not None), default=None)
+    def severity(self) -> float:
+        """How near the worst score is to its limit, or how far beyond: 1 is there."""
+        return severity(self.scores)
 
 
 def find_report_cases(output: Path) -> list[ReportCase]:
     """Every case of an output folder, the worst first.
 
-    Failed before damaged before doubtful before finished; then those with more warnings, then those
-    whose edges agree less with their scan's.
+    Failed before damaged before doubtful before finished; then those whose scores are nearer to a
+    limit, or further beyond it; then those with more warnings.
 
     Raises:
         NoInputError: There is no record of a case, and no failure.
@@ -116,9 +115,8 @@ def find_report_cases(output: Path) -> list[ReportCase]:
     return sorted(cases, key=_badness)
 
 
-def _badness(case: ReportCase) -> tuple[int, int, float, str]:
-    edges = math.inf if case.edges is None else case.edges
-    return STATUSES.index(case.status), -len(case.warnings), edges, case.id
+def _badness(case: ReportCase) -> tuple[int, float, int, str]:
+    return STATUSES.index(case.status), -case.severity, -len(case.warnings), case.id
 
 
 def _failures(output: Path) -> Iterator[dict[str, str]]:

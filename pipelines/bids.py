@@ -64,4 +64,5 @@ def sidecar(record: Mapping[str, Any], target: str, source: str) -> dict[str, An
         "Sources": [f"bids:raw:{source}"],
         "SkullStripped": record["Input"]["SkullStripped"],
         "IntensityScale": record["IntensityScale"],
+        "Scores": record["Scores"].get(target),
     }

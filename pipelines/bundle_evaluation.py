@@ -22,13 +22,13 @@ from torch import Tensor
 from voxlate.data_prep import Case, NoInputError, Preprocessing, ScanError, find_cases
 
 from .bundle_inference import FAILURE, list_scans
-from .case_steps import cleared_background, restore
 from .checkpoint import sha256_of
 from .evaluation_pairs import measure_translation, read_truth, to_ras
 from .evaluation_pictures import Key
 from .evaluation_recorder import DEFAULT_SETS, Recorder, masks_used
 from .evaluation_row import Row
 from .evaluation_truth import Truth
+from .finish_case import cleared_background, restore
 from .metric_sets import METRIC_SETS
 from .one_to_many import resolve_targets
 from .ranks import ranks

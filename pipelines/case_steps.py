@@ -1,4 +1,4 @@
-"""What every way to translate a case shares: it is read, computed elsewhere, and finished."""
+"""What every way to translate a case shares: what is asked, read, made and given back."""
 
 import os
 import time
@@ -11,8 +11,6 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from jaxtyping import Float
-from scipy import ndimage
 from torch import Tensor
 
 from voxlate.data_prep import (
@@ -20,19 +18,15 @@ from voxlate.data_prep import (
     OutputScale,
     Prepared,
     Preprocessing,
-    Record,
     Scan,
-    ScanError,
     Suitability,
-    assess,
-    foreground,
     parse_output_scale,
     read_scan,
 )
 from voxlate.data_prep.rigid_transform import RigidTransform
 
 from .bundle import Origin
-from .one_to_many import BACKGROUND
+from .quality_scores import Scores
 
 FloatArray = npt.NDArray[np.float32]
 StoredAs = Literal["float32", "scan"]
@@ -104,6 +98,7 @@ class Translation:
         lines: By target, the record of the line from the networks' 0 to 1 to that scale.
         stored_as: Voxel type of the files.
         suitability: What was measured of the scan as an input.
+        scores: By target, what was measured of the translation beside the scan.
         others: Further contrasts of the case that it was made from, by modality, on the scan's
             grid.
         moves: Of those that were registered to the scan, the transform from it to their own place.
@@ -125,6 +120,7 @@ class Translation:
     lines: dict[str, dict[str, Any]] = field(default_factory=dict)
     stored_as: StoredAs = "float32"
     suitability: Suitability | None = None
+    scores: Mapping[str, Scores] = field(default_factory=dict)
     others: Mapping[str, Scan] = field(default_factory=dict)
     moves: Mapping[str, RigidTransform] = field(default_factory=dict)
 
@@ -156,46 +152,6 @@ def read_case(scan: str | os.PathLike[str] | Scan, preprocessing: Preprocessing)
     return ReadyCase(scan, prepared, clock.seconds)
 
 
-def finish_case(
-    ready: ReadyCase, made: Made, request: Request, preprocessing: Preprocessing
-) -> Translation:
-    """Take what the networks made back to the scan's own grid.
-
-    Raises:
-        ScanError: The networks made something that is no image.
-    """
-    clock = Clock()
-    with clock("restore"):
-        scan = ready.scan
-        head = foreground(scan.data, scan.spacing)
-        stripped, inside = _cleared(scan, head)
-        volumes, lines = {}, {}
-        for target, volume in zip(request.targets, made.volumes.cpu(), strict=True):
-            unit = restore(volume, ready.prepared.record, preprocessing, scan, inside)
-            scaled = request.scale(target, unit, inside if stripped else head)
-            volumes[target] = scaled.values
-            lines[target] = request.scale.describe(target, scaled)
-        suitability = assess(scan, request.source, head)
-    return Translation(
-        scan=ready.scan,
-        source=request.source,
-        volumes=volumes,
-        case_id=request.case_id,
-        seed=request.seed,
-        steps=request.steps,
-        device=made.device,
-        dtype=made.dtype,
-        skull_stripped=stripped,
-        origin=made.origin,
-        seconds={**ready.seconds, **made.seconds, **clock.seconds},
-        warnings=(*scan.warnings, *suitability.warnings),
-        scale=request.scale,
-        lines=lines,
-        stored_as=request.stored_as,
-        suitability=suitability,
-    )
-
-
 def output_scale(intensity: str | OutputScale, targets: Sequence[str]) -> OutputScale:
     """The scale that a name stands for, see ``parse_output_scale``; a scale as it is."""
     if isinstance(intensity, OutputScale):
@@ -210,54 +166,6 @@ def stem(path: Path) -> str:
         if name.lower().endswith(suffix):
             return name[: -len(suffix)]
     return name
-
-
-def cleared_background(scan: Scan) -> tuple[bool, npt.NDArray[np.bool_]]:
-    """Whether everything around the head has one value (skull stripped), and where the head is.
-
-    Holes inside the head belong to it.
-    """
-    return _cleared(scan, foreground(scan.data, scan.spacing))
-
-
-def _cleared(scan: Scan, head: npt.NDArray[np.bool_]) -> tuple[bool, npt.NDArray[np.bool_]]:
-    outside = scan.data[~head]
-    stripped = outside.size > 0 and bool((outside == outside[0]).all())
-    if not stripped:
-        return False, np.ones(scan.shape, dtype=bool)
-    return True, np.asarray(ndimage.binary_fill_holes(head), dtype=bool)
-
-
-def restore(
-    volume: Float[Tensor, "1 x y z"],
-    record: Record,
-    preprocessing: Preprocessing,
-    scan: Scan,
-    inside: npt.NDArray[np.bool_],
-) -> FloatArray:
-    """From [-1, 1] on the network's grid to [0, 1] on the scan's own, 0 outside the mask.
-
-    Raises:
-        ScanError: The networks made something that is no image.
-    """
-    if not bool(torch.isfinite(volume).all()):
-        raise ScanError(
-            "the networks made NaN or infinite values of it",
-            "check the scan, or try --device cpu",
-            code="E_OUTPUT_NONFINITE",
-            file=scan.path,
-        )
-    own = preprocessing.restore(volume, record, background=BACKGROUND)
-    values = np.where(inside, (own + 1) / 2, 0).clip(0, 1).astype(np.float32)
-    least = values[inside].min()
-    if bool(volume.min() == volume.max()) or least == values[inside].max():
-        raise ScanError(
-            f"the networks made the same value ({least:g}) everywhere",
-            "check the scan, or try --device cpu",
-            code="E_OUTPUT_CONSTANT",
-            file=scan.path,
-        )
-    return values
 
 
 class Clock:

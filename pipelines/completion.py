@@ -18,11 +18,11 @@ from .case_steps import (
     Request,
     StoredAs,
     Translation,
-    finish_case,
     output_scale,
     stem,
 )
 from .device import inference_context
+from .finish_case import finish_case
 from .one_to_many import OneToMany, Progress
 
 if TYPE_CHECKING:

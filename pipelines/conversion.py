@@ -1,5 +1,6 @@
 """Scan files in, translations, picture and record out: what the commands do."""
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,13 +8,15 @@ from pathlib import Path
 from voxlate.data_prep import Overrides, parse_output_scale, read_scan
 
 from .case_inputs import missing_targets, read_inputs
-from .case_steps import StoredAs, stem
+from .case_steps import StoredAs, Translation, stem
 from .completion import complete, refuse_several
 from .layouts import tree_files
 from .one_to_many import resolve_targets
 from .outputs import check_outputs, write_translation
 from .progress import CaseProgress
 from .translator import Translator
+
+logger = logging.getLogger(__name__)
 
 
 def convert(
@@ -77,7 +80,9 @@ def convert(
             progress=progress,
         )
         progress("write", 0, 1)
-        return write_translation(translation, folder, files, overwrite=overwrite)
+        written = write_translation(translation, folder, files, overwrite=overwrite)
+    _tell(translation)
+    return written
 
 
 def convert_case(
@@ -143,4 +148,12 @@ def convert_case(
             progress=progress,
         )
         progress("write", 0, 1)
-        return write_translation(translation, folder, files, overwrite=overwrite)
+        written = write_translation(translation, folder, files, overwrite=overwrite)
+    _tell(translation)
+    return written
+
+
+def _tell(translation: Translation) -> None:
+    """Say what the record has of doubts."""
+    for warning in translation.warnings:
+        logger.warning("%s: %s", translation.case_id, warning)

@@ -16,10 +16,10 @@ from torch import Tensor
 from voxlate.data_prep import Scan, ScanError, foreground, read_mask, read_scan
 from voxlate.data_prep.cases import Case
 
-from .case_steps import cleared_background
 from .evaluation_baselines import MEAN, MeanImage, trivial_answers
 from .evaluation_row import TRANSLATION, Row, split_given
 from .evaluation_truth import Truth
+from .finish_case import cleared_background
 from .metric_sets import CT_ONLY, METRIC_SETS, Value
 
 BRAIN_MASK, LESION_MASK = "brainmask", "lesion"  #: among a case's masks

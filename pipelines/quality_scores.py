@@ -5,6 +5,7 @@ What they can and cannot tell, and how often they were right, is in docs/quality
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -89,6 +90,23 @@ def score(
     spread = float(high - low)
     clipped = float(np.mean((made[inner] <= 0.002) | (made[inner] >= 0.998)))
     return Scores(edges, step, spread, clipped, _doubts(target, edges, step, spread, clipped))
+
+
+def severity(scores: Mapping[str, Mapping[str, float | None]]) -> float:
+    """How near the worst of a case's scores is to its limit, or how far beyond: 1 is there.
+
+    Args:
+        scores: By target, as ``Scores.fields`` gives them; what is missing or None is no matter.
+    """
+    worst = 0.0
+    for fields in scores.values():
+        for name, limit in (("EdgeAgreement", MIN_EDGES), ("Spread", MIN_SPREAD)):
+            if (value := fields.get(name)) is not None:
+                worst = max(worst, limit / max(value, 1e-3))
+        for name, limit in (("LargestStep", MAX_STEP), ("Clipped", MAX_CLIPPED)):
+            if (value := fields.get(name)) is not None:
+                worst = max(worst, value / limit)
+    return worst
 
 
 def edge_agreement(

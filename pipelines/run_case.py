@@ -20,12 +20,12 @@ from .case_steps import (
     ReadyCase,
     Request,
     StoredAs,
-    finish_case,
     output_scale,
     read_case,
 )
 from .checkpoint import sha256_of
 from .failures import Outcome, StopBatch, failed, forget_failure, save_failure, stops_everything
+from .finish_case import finish_case
 from .manifest import difference, fingerprint, read_manifest
 from .one_to_many import Progress
 from .outputs import check_outputs, write_translation

@@ -20,9 +20,10 @@ from voxlate.data_prep import (
 
 from .bundle import Origin
 from .bundle_inference import FAILURE, TranslationInferer
-from .case_steps import Made, Request, StoredAs, Translation, finish_case
+from .case_steps import Made, Request, StoredAs, Translation
 from .checkpoint import sha256_of
 from .device import autocast_dtype
+from .finish_case import finish_case
 from .layouts import tree_files
 from .one_to_many import resolve_targets
 from .outputs import write_translation

@@ -54,6 +54,7 @@ def describe(
         "StoredAs": translation.stored_as,
         "BackgroundSetToZero": translation.skull_stripped,
         "Suitability": _suitability(translation),
+        "Scores": {target: found.fields() for target, found in translation.scores.items()},
         "Options": {
             "Targets": list(translation.volumes),
             "CaseID": translation.case_id,

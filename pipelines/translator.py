@@ -18,13 +18,13 @@ from .case_steps import (
     Request,
     StoredAs,
     Translation,
-    finish_case,
     output_scale,
     read_case,
     stem,
 )
 from .completion import complete, complete_volumes
 from .device import autocast_dtype, choose_device, inference_context
+from .finish_case import finish_case
 from .one_to_many import OneToMany, Progress, check_steps, resolve_targets
 
 

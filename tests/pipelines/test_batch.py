@@ -172,6 +172,7 @@ def test_bids_in_gives_derivatives(run: Batch, scans: Path, tmp_path: Path) -> N
     assert made.with_suffix(".nii.gz").exists()
     sidecar = json.loads(made.with_suffix(".json").read_text())
     assert sidecar["Synthetic"] is True
+    assert 0 < sidecar["Scores"]["EdgeAgreement"] < 1
     assert sidecar["Sources"] == ["bids:raw:sub-1/anat/sub-1_T1w.nii.gz"]
     assert json.loads((out / "dataset_description.json").read_text())["DatasetType"] == "derivative"
     assert "1 verified" in run().stdout
@@ -229,6 +230,15 @@ def test_interrupted_run_says_what_it_finished(run: Batch, monkeypatch: pytest.M
 def test_status_of_a_folder_without_a_batch_is_refused(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["status", str(tmp_path)])
     assert result.exit_code == 2 and "no batch" in result.stderr
+
+
+def test_status_names_the_cases_whose_scores_are_worst(run: Batch) -> None:
+    run()
+    found = json.loads(run("status", "--json").stdout)
+    assert set(found["worst"]) == {"a/t1", "b/t1"}
+    near, less = found["worst"].values()
+    assert near >= less > 1 and found["warnings"]["W_EDGES"] == 2  # the weights are random
+    assert f"worst:    {near:.0%} of a limit: " in run("status").stdout
 
 
 def test_status_finds_damage_when_asked(run: Batch, tmp_path: Path) -> None:

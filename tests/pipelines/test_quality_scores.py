@@ -9,7 +9,17 @@ from scipy import ndimage
 
 from voxlate.data_prep import foreground, guess_modality, read_scan
 from voxlate.pipelines.qc_picture import percentile_window
-from voxlate.pipelines.quality_scores import Scores, edge_agreement, largest_step, score
+from voxlate.pipelines.quality_scores import (
+    MAX_CLIPPED,
+    MAX_STEP,
+    MIN_EDGES,
+    MIN_SPREAD,
+    Scores,
+    edge_agreement,
+    largest_step,
+    score,
+    severity,
+)
 
 SHAPE = (40, 48, 36)
 SPACING = (3.0, 3.0, 3.0)
@@ -92,6 +102,22 @@ def test_too_little_of_a_head_is_not_judged() -> None:
     found = score("t2", texture(), texture(), speck, SPACING, stripped=True)
     assert found.fields() == dict.fromkeys(("EdgeAgreement", "LargestStep", "Spread", "Clipped"))
     assert found.warnings == ()
+
+
+def test_severity_is_one_at_a_limit_whichever_and_grows_beyond() -> None:
+    fine = {"EdgeAgreement": 0.9, "LargestStep": 0.0, "Spread": 0.5, "Clipped": 0.0}
+    limits = {
+        "EdgeAgreement": MIN_EDGES,
+        "LargestStep": MAX_STEP,
+        "Spread": MIN_SPREAD,
+        "Clipped": MAX_CLIPPED,
+    }
+    assert severity({"t2": fine}) == pytest.approx(MIN_EDGES / 0.9)
+    for name, limit in limits.items():
+        assert severity({"t2": fine, "flair": {**fine, name: limit}}) == pytest.approx(1)
+        beyond = limit / 2 if limit in (MIN_EDGES, MIN_SPREAD) else limit * 2
+        assert severity({"t2": {name: beyond}}) == pytest.approx(2)
+    assert severity({}) == severity({"t2": dict.fromkeys(limits)}) == 0
 
 
 @pytest.mark.slow
