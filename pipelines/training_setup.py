@@ -17,6 +17,7 @@ from voxlate.data_prep import WeightsError
 from voxlate.networks.translation import TranslationNetwork, decode_contract, differing_facts
 
 from .checkpoint import read_weights
+from .plain_errors import refuse_plainly
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +102,9 @@ def start_from_linear_code(
 
 
 def prepare_process(seed: int, *, threads: int | None = None) -> None:
-    """Log to the terminal, seed the network's initial weights, join the other ranks under torchrun.
+    """Log to the terminal, refuse plainly, seed the initial weights, join the other ranks.
+
+    Ranks are torchrun's. See ``refuse_plainly`` for what happens to errors.
 
     Args:
         seed: Of Python, NumPy and torch.
@@ -109,6 +112,7 @@ def prepare_process(seed: int, *, threads: int | None = None) -> None:
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("voxlate").setLevel(logging.INFO)
+    refuse_plainly()
     if threads is not None:
         torch.set_num_threads(threads)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():

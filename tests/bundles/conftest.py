@@ -258,15 +258,3 @@ def schemas_dir() -> Path:
     if not folder.is_dir():
         pytest.skip(f"VOXLATE_SCHEMAS names no folder ({folder} is absent)")
     return folder
-
-
-@pytest.fixture
-def importable(tmp_path: Path) -> dict[str, str]:
-    """Environment of a process that can import voxlate, installed or not."""
-    package = tmp_path / "importable" / "voxlate"
-    package.mkdir(parents=True)
-    (package / "__init__.py").write_bytes((ROOT / "src/voxlate/__init__.py").read_bytes())
-    for room in ("bundles", "data_prep", "networks", "pipelines"):
-        (package / room).symlink_to(ROOT / room)
-    paths = [str(package.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}

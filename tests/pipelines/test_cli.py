@@ -1,7 +1,6 @@
 """The command: files, exit codes, one line for what is wrong, and nothing left behind."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -158,17 +157,6 @@ def test_checkpoint_import_is_reached_and_refuses_like_the_rest(tmp_path: Path) 
 def test_version() -> None:
     result = CliRunner().invoke(app, ["--version"])
     assert result.stdout == f"voxlate {voxlate.__version__}\n" and result.exit_code == 0
-
-
-@pytest.fixture
-def importable(tmp_path: Path) -> dict[str, str]:
-    """Environment in which a child process imports this checkout as voxlate."""
-    package = tmp_path / "path" / "voxlate"
-    package.mkdir(parents=True)
-    for room in ("bundles", "data_prep", "networks", "pipelines"):
-        (package / room).symlink_to(ROOT / room)
-    (package / "__init__.py").symlink_to(ROOT / "src" / "voxlate" / "__init__.py")
-    return os.environ | {"PYTHONPATH": str(package.parent)}
 
 
 def test_help_answers_without_loading_torch(importable: dict[str, str]) -> None:
