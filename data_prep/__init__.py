@@ -14,6 +14,7 @@ from .errors import (
 from .geometry import GridPlan
 from .intensity import IntensityMap, foreground
 from .modalities import DEFAULT_MODALITIES, guess_modality, parse_modality
+from .nifti import NiftiFile
 from .output_scale import MEANING, UNIT, OutputScale, parse_output_scale
 from .overrides import Overrides
 from .phantom import Phantom, make_phantom, write_phantom_case
@@ -31,6 +32,7 @@ __all__ = [
     "GridPlan",
     "MEANING",
     "IntensityMap",
+    "NiftiFile",
     "NoInputError",
     "OutputError",
     "OutputScale",

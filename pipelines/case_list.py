@@ -345,7 +345,7 @@ def _matches(scan: str, root: Path, pattern: str) -> bool:
 
 
 def _survey(root: Path, output: Path) -> tuple[list[CaseJob], list[str]]:
-    """Folders that cannot be listed, as refused cases, and a line about files of other formats."""
+    """Folders that cannot be listed, as refused cases, and lines about what was left out."""
     unreadable: list[CaseJob] = []
     others: Counter[str] = Counter()
 
@@ -373,3 +373,13 @@ def _survey(root: Path, output: Path) -> tuple[list[CaseJob], list[str]]:
         for suffix, count in sorted(others.items())
     ]
     return unreadable, notes
+    odd: Counter[str] = Counter()
+        odd["folder(s) named like a scan"] += sum(map(_named_like_a_scan, subfolders))
+        odd["macOS side file(s) (._*)"] += sum(
+            name.startswith("._") and _named_like_a_scan(name) for name in names
+        )
+    notes += [f"{count} {what} were left out" for what, count in odd.items() if count]
+
+
+def _named_like_a_scan(name: str) -> bool:
+    return name.lower().endswith((".nii", ".nii.gz"))

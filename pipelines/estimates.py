@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import nibabel as nib
 import numpy as np
 
-from voxlate.data_prep import DeviceError, OutputError
+from voxlate.data_prep import DeviceError, NiftiFile, OutputError, ScanError
 
 from .bundle import default_bundle
 from .case_list import CaseJob
@@ -146,8 +144,8 @@ def readable(size: float) -> str:
 def _size(scan: str) -> tuple[int, float] | None:
     """Voxels and mm3 that a header promises; None where it cannot be read."""
     try:
-        image = nib.Nifti1Image.from_filename(os.fspath(scan))
-        voxels = math.prod(image.shape[:3])
-        return voxels, voxels * abs(float(np.linalg.det(image.affine[:3, :3])))
-    except Exception:  # nibabel raises many kinds; what is wrong is told when the case is read
+        with NiftiFile(Path(scan)) as file:  # which neither waits for a pipe nor believes a bomb
+            voxels = math.prod(file.shape)
+            return voxels, voxels * abs(float(np.linalg.det(file.affine[:3, :3])))
+    except ScanError:  # told when the case is read
         return None

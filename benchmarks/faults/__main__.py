@@ -13,17 +13,9 @@ import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
 sys.path.insert(0, str(HERE))  # the parts name each other as the workers do
 
-
-def package(folder: Path) -> Path:
-    """A folder from which child processes import this checkout as ``voxlate``."""
-    (folder / "voxlate").mkdir(parents=True)
-    for room in ("bundles", "data_prep", "networks", "pipelines"):
-        (folder / "voxlate" / room).symlink_to(ROOT / room)
-    (folder / "voxlate" / "__init__.py").symlink_to(ROOT / "src" / "voxlate" / "__init__.py")
-    return folder
+from checkout import ROOT, package  # noqa: E402, found by the line above
 
 
 def main() -> None:

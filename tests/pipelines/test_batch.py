@@ -1,8 +1,12 @@
 """A batch from its options to its exit status, with the worker in this process."""
 
 import csv
+import gzip
 import json
+import os
 import shutil
+import signal
+import struct
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -203,6 +207,28 @@ def test_disk_that_is_too_small_is_refused_with_the_figures(
     assert result.exit_code == OutputError.exit_code and "1.0 kB free" in result.stderr
     assert not (tmp_path / "out").exists()
     assert run("batch", "--force").exit_code == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_pipes_and_headers_that_promise_too_much_hold_up_only_themselves(
+    run: Batch, scans: Path, monkeypatch: pytest.MonkeyPatch, tiny_bundle: Path
+) -> None:
+    monkeypatch.setattr(estimates, "default_bundle", lambda: tiny_bundle)
+    (scans / "pipe").mkdir()
+    os.mkfifo(scans / "pipe" / "t1.nii.gz")
+    head = bytearray(gzip.decompress((scans / "a" / "t1.nii.gz").read_bytes()))
+    head[42:48] = struct.pack("<3h", 32000, 32000, 32000)
+    (scans / "huge").mkdir()
+    (scans / "huge" / "t1.nii.gz").write_bytes(gzip.compress(head))
+    signal.signal(signal.SIGALRM, signal.default_int_handler)
+    signal.alarm(60)  # who waits for the pipe's other end waits for ever
+    try:
+        assert json.loads(run("plan", "--json").stdout)["needs"]["cases"] == 4
+        result = run()
+    finally:
+        signal.alarm(0)
+    assert result.exit_code == 8 and "2 written, 0 verified, 2 failed" in result.stdout
+    assert "FAILED pipe/t1" in result.stderr and "FAILED huge/t1" in result.stderr
 
 
 def test_memory_that_is_too_small_is_refused(

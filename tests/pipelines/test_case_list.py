@@ -45,6 +45,16 @@ def test_mixed_folder_gives_each_case_its_first_source_and_mirrored_names(tmp_pa
     assert any(".mgz" in note and "mri_convert" in note for note in found.notes)
 
 
+def test_what_is_named_like_a_scan_and_is_none_is_left_out_and_counted(tmp_path: Path) -> None:
+    root = touch(tmp_path / "in", "a/t1.nii.gz", "a/._t1.nii.gz", "b/t1.nii.gz/readme.txt")
+    found = listed(root, "t2")
+    assert list(by_id(found)) == ["a/t1"]
+    assert sorted(found.notes) == [
+        "1 folder(s) named like a scan were left out",
+        "1 macOS side file(s) (._*) were left out",
+    ]
+
+
 def test_case_without_the_named_source_is_refused_alone(tmp_path: Path) -> None:
     root = touch(tmp_path / "in", "a/t1.nii.gz", "b/t2.nii.gz")
     jobs = by_id(listed(root, "flair", sources=["t1"]))

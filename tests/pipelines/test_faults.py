@@ -17,13 +17,14 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="process groups,
 
 
 @pytest.fixture(scope="module")
-def modules() -> Iterator[tuple[ModuleType, ModuleType, ModuleType]]:
+def modules() -> Iterator[tuple[ModuleType, ...]]:
     sys.path.insert(0, str(FAULTS))  # the bundle's configuration names the stub as the workers do
     import bench
+    import checkout
     import everyday
     import trials
 
-    yield bench, trials, everyday
+    yield bench, trials, everyday, checkout
     sys.path.remove(str(FAULTS))
 
 
@@ -31,12 +32,7 @@ def modules() -> Iterator[tuple[ModuleType, ModuleType, ModuleType]]:
 def bench(modules: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Twenty scans, a process that forks workers, and an undisturbed run to compare with."""
     folder = tmp_path_factory.mktemp("faults")
-    package = folder / "package" / "voxlate"
-    package.mkdir(parents=True)
-    for room in ("bundles", "data_prep", "networks", "pipelines"):
-        (package / room).symlink_to(ROOT / room)
-    (package / "__init__.py").symlink_to(ROOT / "src" / "voxlate" / "__init__.py")
-    made = modules[0].Bench(folder / "bench", 20, package.parent)
+    made = modules[0].Bench(folder / "bench", 20, modules[3].package(folder / "package"))
     yield made
     made.close()
     shutil.rmtree(folder, ignore_errors=True)
