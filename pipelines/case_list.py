@@ -348,6 +348,7 @@ def _survey(root: Path, output: Path) -> tuple[list[CaseJob], list[str]]:
     """Folders that cannot be listed, as refused cases, and lines about what was left out."""
     unreadable: list[CaseJob] = []
     others: Counter[str] = Counter()
+    odd: Counter[str] = Counter()
 
     def note(error: OSError) -> None:
         path = Path(error.filename)
@@ -367,18 +368,17 @@ def _survey(root: Path, output: Path) -> tuple[list[CaseJob], list[str]]:
             s for s in subfolders if s[0] != "." and Path(folder, s).resolve() != results
         ]
         others.update(s for name in names if (s := Path(name).suffix.lower()) in OTHER_FORMATS)
+        odd["folder(s) named like a scan"] += sum(map(_named_like_a_scan, subfolders))
+        odd["macOS side file(s) (._*)"] += sum(
+            name.startswith("._") and _named_like_a_scan(name) for name in names
+        )
     notes = [
         f"{count} {suffix} file(s) are no NIfTI and were left out: convert them with "
         f"{OTHER_FORMATS[suffix]}"
         for suffix, count in sorted(others.items())
     ]
-    return unreadable, notes
-    odd: Counter[str] = Counter()
-        odd["folder(s) named like a scan"] += sum(map(_named_like_a_scan, subfolders))
-        odd["macOS side file(s) (._*)"] += sum(
-            name.startswith("._") and _named_like_a_scan(name) for name in names
-        )
     notes += [f"{count} {what} were left out" for what, count in odd.items() if count]
+    return unreadable, notes
 
 
 def _named_like_a_scan(name: str) -> bool:
