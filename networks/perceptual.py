@@ -18,7 +18,7 @@ SLICES = (  # each axis in turn becomes part of the batch
 
 
 class PerceptualLoss(nn.Module):
-    """Distance of ResNet-50 features, MONAI's, without its downloads (needs torchvision: extra ``perceptual``).
+    """Distance of ResNet-50 features, MONAI's, without its downloads (extra ``perceptual``).
 
     Squared difference of the last layer's features, each normalized over channels; for volumes
     the sum over sagittal, coronal and axial slices ("2.5D"). MONAI's own drawing of slices is
