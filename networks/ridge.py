@@ -118,13 +118,17 @@ class RidgePath(nn.Module):
     @torch.no_grad()
     def fit(
         self, cases: Iterable[tuple[Mapping[int, Tensor], float]], *, ridge: float = 1e-2
-    ) -> None:
+    ) -> Tensor:
         """Regress every target on every source; a pair that no case has keeps its weights.
 
         Args:
             cases: Each a mapping from modality index to latent (c, *size), and the weight of the
                 case. They are gone through twice.
             ridge: Penalty in units of the features' mean square.
+
+        Returns:
+            (sources, targets) float64: the weighted mean square of what each regression misses of
+            the cases it was fitted to, infinite for a pair that no case has.
 
         Raises:
             ValueError: There is no case.
@@ -136,10 +140,12 @@ class RidgePath(nn.Module):
         tokens = [z.double().flatten(1)[:, self.inside(z).flatten()] for z in every]
         self.spread.copy_(torch.cat(tokens, dim=1).std(1).clamp(min=1e-6))
         size = self.weights.shape[2]
+        missed = torch.full(self.weights.shape[:2], float("inf"), dtype=torch.float64)
         for source in range(self.num_modalities):
             having = [(latents, weight) for latents, weight in cases if source in latents]
             moments = self.zeros(size)
             products = self.zeros(len(self.spread))
+            energies = torch.zeros(self.num_modalities, dtype=torch.float64)
             for latents, weight in having:
                 inside = self.inside(latents[source]).flatten()
                 inputs = self.inputs(latents[source])[inside]
@@ -150,9 +156,9 @@ class RidgePath(nn.Module):
                     phi = self.features(inputs[rows])
                     moment += (phi.t() @ phi).cpu()
                     for index, total in product.items():
-                        total += (
-                            phi.t() @ latents[index].double().flatten(1)[:, inside].t()[rows]
-                        ).cpu()
+                        wanted = latents[index].double().flatten(1)[:, inside].t()[rows]
+                        total += (phi.t() @ wanted).cpu()
+                        energies[index] += weight * wanted.square().sum().cpu()
                 for index, total in product.items():
                     moments[index] += weight * moment
                     products[index] += weight * total
@@ -162,3 +168,8 @@ class RidgePath(nn.Module):
                     penalty = strength * torch.eye(size, dtype=torch.float64)
                     solved = torch.linalg.solve(moments[target] + penalty, products[target])
                     self.weights[source, target] = solved.to(self.weights)
+                    explained = 2 * products[target] - moments[target] @ solved
+                    rest = energies[target] - (solved * explained).sum()
+                    count = moments[target][-1, -1] * len(self.spread)  # phi ends with a one
+                    missed[source, target] = rest / count
+        return missed

@@ -80,7 +80,8 @@ class StructurePrior(nn.Module):
 
     with the correction made by residual blocks from the structure, the given latents and the mask,
     modulated by the target. It starts at zero and the table at equal weights: untrained, the start
-    is the mean of what each given contrast alone would say.
+    is the mean of what each given contrast alone would say. ``weigh_paths`` gives the table a start
+    from what the paths are known to miss.
 
     Args:
         structure: The encoder of the shared structure.
@@ -157,6 +158,22 @@ class StructurePrior(nn.Module):
         if not self.finetune:
             self.structure.eval()
         return self
+
+    @torch.no_grad()
+    def weigh_paths(self, missed: Tensor) -> None:
+        """Give each path its share by what it misses: p_j in proportion to missed_j ** -2.
+
+        The power of -1 would be right for errors that do not depend on each other.
+
+        Args:
+            missed: (sources, targets), the mean square error of each path, as ``RidgePath.fit``
+                returns it. A pair without a number counts as the target's worst.
+        """
+        table = missed.t().to(self.shares).log()
+        known = table.isfinite()
+        worst = table.masked_fill(~known, float("-inf")).amax(dim=1, keepdim=True)
+        table = torch.where(known, table, worst.expand_as(table)).mul(-2)
+        self.shares.copy_(torch.where(table.isfinite(), table, torch.zeros_like(table)))
 
     def encode_case(self, volumes: Tensor, available: Tensor) -> Tensor:
         """Find what a case's contrasts share, once, for every target.

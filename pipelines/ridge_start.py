@@ -24,7 +24,8 @@ def fit_ridge_path(
 ) -> None:
     """Fit ``network.prior.path`` to the scaled latents of whole heads; see ``RidgePath.fit``.
 
-    Without such a path nothing happens.
+    A prior that mixes several paths is told what each of them misses. Without such a path nothing
+    happens.
 
     Args:
         network: Its autoencoder is trained and its latent scale measured.
@@ -45,5 +46,7 @@ def fit_ridge_path(
             volume = read_view([case.volume(modality)], view).unsqueeze(0).to(device)
             latents[network.modalities.index(modality)] = network.encode(volume)[0]
         encoded.append((latents, weight(case.case_id)))
-    prior.path.fit(encoded, ridge=ridge)
+    missed = prior.path.fit(encoded, ridge=ridge)
+    if hasattr(prior, "weigh_paths"):
+        prior.weigh_paths(missed)
     logger.info(f"ridge path fitted to {len(encoded)} cases")

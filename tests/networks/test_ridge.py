@@ -40,6 +40,19 @@ def test_fit_solves_the_weighted_normal_equations() -> None:
     torch.testing.assert_close(path.weights[0, 1].double(), expected, rtol=1e-5, atol=1e-6)
 
 
+def test_fit_says_what_each_regression_misses() -> None:
+    cases = [({0: latents(1), 1: latents(2)}, 1.0), ({0: latents(3), 1: latents(4)}, 2.5)]
+    path = RidgePath(3, 3, features=16)
+    missed = path.fit(cases, ridge=0.1)
+    total = sum(
+        w * (path(case[0][None], torch.tensor([0]), torch.tensor([1]))[0] - case[1]).square().sum()
+        for case, w in cases
+    )
+    expected = float(total) / (3.5 * latents(1).numel())
+    assert float(missed[0, 1]) == pytest.approx(expected, rel=1e-5)
+    assert missed[2].isinf().all() and missed[:, 2].isinf().all() and missed[0, 0].isinf()
+
+
 def test_pair_that_no_case_has_keeps_its_weights_and_incomplete_cases_are_used() -> None:
     path = RidgePath(3, 3, features=8)
     before = path.weights.clone()

@@ -73,6 +73,18 @@ def test_shares_are_learned_for_each_pair_and_kept_to_what_is_given() -> None:
     torch.testing.assert_close(start[0], share[0] * latents[0, 0] + share[1] * latents[0, 2])
 
 
+def test_paths_weigh_by_the_inverse_square_of_what_they_miss() -> None:
+    net = prior()
+    inf = float("inf")
+    net.weigh_paths(torch.tensor([[inf, 0.1, inf], [0.3, inf, inf], [0.6, 0.4, inf]]))
+    volumes, latents = case()
+    start = net(latents, AVAILABLE, TARGET, net.encode_case(volumes, AVAILABLE)).start
+    share = 100 / (100 + 1 / 0.16)  # of contrast 0 in contrast 1, beside contrast 2
+    torch.testing.assert_close(start[0], share * latents[0, 0] + (1 - share) * latents[0, 2])
+    assert net.shares[1, 1] == net.shares[1, 2]  # unknown: the worst
+    assert bool((net.shares[2] == 0).all())  # nothing is known of this target
+
+
 @pytest.mark.parametrize("path", [None, "ridge"])
 @pytest.mark.parametrize("dims", [2, 3])
 def test_a_missing_contrast_influences_nothing(dims: int, path: str | None) -> None:
