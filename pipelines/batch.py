@@ -24,13 +24,14 @@ from .checkpoint import read_weights, sha256_of
 from .device import choose_device
 from .estimates import check_room
 from .failures import Outcome, write_failed_csv
+from .interruption import Interrupted
 from .manifest import STATE_FOLDER, fingerprint
 from .one_to_many import check_steps
 from .outputs import check_outputs
 from .run_case import CaseOptions, Verify
 from .run_lock import run_lock
 from .shards import WHOLE, Shard, choose_shard
-from .supervisor import Interrupted, Supervisor
+from .supervisor import Supervisor
 
 SOME_FAILED, ALL_FAILED = 8, 9
 RUN_FILE = "run.json"

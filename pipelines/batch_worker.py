@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from voxlate.data_prep import VoxlateError, WeightsError
+from voxlate.data_prep import VoxlateError, WeightsError, errors
 
 from .case_list import CaseJob, Refusal
 from .failures import Outcome, StopBatch
@@ -49,9 +49,9 @@ def main() -> int:
     try:
         run_order(order, events)
     except StopBatch as stop:
-        events("refused", _fields(stop.error))
+        events("refused", refusal_fields(stop.error))
     except VoxlateError as error:
-        events("refused", _fields(error))
+        events("refused", refusal_fields(error))
     except Stopped:
         return TERMINATED
     return 0
@@ -64,6 +64,23 @@ def run_order(order: Mapping[str, Any], emit: Any) -> None:
         VoxlateError: The bundle, its weights or the device cannot be used.
         StopBatch: The output can take no further case.
     """
+    runner = runner_for(order)
+    emit("ready", ready_fields(runner))
+
+    def plain(event: str, fields: dict[str, Any]) -> None:
+        outcome = fields.get("outcome")
+        emit(event, {"outcome": asdict(outcome)} if isinstance(outcome, Outcome) else fields)
+
+    run_cases([job_from(j) for j in order["alone"]], runner, plain, ahead=0)
+    run_cases([job_from(j) for j in order["jobs"]], runner, plain, ahead=AHEAD)
+
+
+def runner_for(order: Mapping[str, Any]) -> CaseRunner:
+    """Load the network, and see that it is the one that this run began with.
+
+    Raises:
+        VoxlateError: The bundle, its weights or the device cannot be used.
+    """
     from .translator import Translator  # after the signals are in place: it takes seconds
 
     translator = Translator.from_bundle(order["bundle"], device=order["device"])
@@ -75,14 +92,13 @@ def run_order(order: Mapping[str, Any], emit: Any) -> None:
             code="E_WEIGHTS_CHANGED",
             file=order["bundle"],
         )
-    emit("ready", {"device": str(translator.device), "dtype": str(translator.dtype)})
+    return runner
 
-    def plain(event: str, fields: dict[str, Any]) -> None:
-        outcome = fields.get("outcome")
-        emit(event, {"outcome": asdict(outcome)} if isinstance(outcome, Outcome) else fields)
 
-    run_cases([job_from(j) for j in order["alone"]], runner, plain, ahead=0)
-    run_cases([job_from(j) for j in order["jobs"]], runner, plain, ahead=AHEAD)
+def ready_fields(runner: CaseRunner) -> dict[str, Any]:
+    """Where and in what the network computes."""
+    translator = runner.translator
+    return {"device": str(translator.device), "dtype": str(translator.dtype)}
 
 
 def _options(fields: Mapping[str, Any]) -> CaseOptions:
@@ -126,7 +142,8 @@ class _Events:
             os._exit(TERMINATED)
 
 
-def _fields(error: VoxlateError) -> dict[str, Any]:
+def refusal_fields(error: VoxlateError) -> dict[str, Any]:
+    """A refusal for JSON."""
     return {
         "kind": type(error).__name__,
         "what": error.what,
@@ -134,6 +151,12 @@ def _fields(error: VoxlateError) -> dict[str, Any]:
         "code": error.code,
         "file": error.file,
     }
+
+
+def refusal_from(fields: Mapping[str, Any]) -> VoxlateError:
+    """The refusal that ``refusal_fields`` was given."""
+    error_class = getattr(errors, fields["kind"], VoxlateError)
+    return error_class(fields["what"], fields["todo"], code=fields["code"], file=fields["file"])
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

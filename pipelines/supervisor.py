@@ -5,42 +5,26 @@ from __future__ import annotations
 import contextlib
 import json
 import queue
-import signal
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import IO, Any
 
-from voxlate.data_prep import errors
-from voxlate.data_prep.errors import DeviceError, VoxlateError
+from voxlate.data_prep import DeviceError, VoxlateError
 
 from .batch_progress import BatchProgress
-from .batch_worker import outcome_from
+from .batch_worker import outcome_from, refusal_from
 from .case_list import CaseJob
 from .failures import Outcome, failed, save_failure
+from .interruption import STOP_SECONDS, Interrupted, Wish, signals_noted
 
-STOP_SECONDS = 20.0  #: that workers get to end after a signal
 POLL_SECONDS = 0.2
 FALSE_STARTS = 2  #: after which a worker that dies before its first case is not started again
-
-
-class Interrupted(Exception):
-    """A signal ended the run; it can be continued.
-
-    Args:
-        number: Of the signal.
-    """
-
-    def __init__(self, number: int) -> None:
-        super().__init__(f"signal {number}")
-        self.number = number
 
 
 @dataclass
@@ -85,7 +69,7 @@ class Supervisor:
         self.outcomes: list[Outcome] = []
         self._events: queue.Queue[tuple[_Worker, dict[str, Any] | None]] = queue.Queue()
         self._died: Counter[str] = Counter()
-        self._signal = 0
+        self._wish = Wish()
 
     def run(self, jobs: Sequence[CaseJob]) -> None:
         """Run all jobs.
@@ -100,19 +84,19 @@ class Supervisor:
             for index, device in enumerate(self.devices)
         ]
         workers = [worker for worker in workers if worker.left]
-        with self._signals():
+        with signals_noted() as self._wish:
             try:
                 for worker in workers:
                     self._start(worker, alone=())
                 self._listen(workers)
             finally:
                 self._stop(workers)
-        if self._signal:
-            raise Interrupted(self._signal)
+        if self._wish.number:
+            raise Interrupted(self._wish.number)
 
     def _listen(self, workers: Sequence[_Worker]) -> None:
         while any(worker.process is not None for worker in workers):
-            if self._signal:
+            if self._wish.number:
                 return
             try:
                 worker, event = self._events.get(timeout=POLL_SECONDS)
@@ -136,10 +120,7 @@ class Supervisor:
         if kind == "finished":
             self._end(worker, outcome_from(event["outcome"]))
         elif kind == "refused":
-            error_class = getattr(errors, event["kind"], VoxlateError)
-            worker.refusal = error_class(
-                event["what"], event["todo"], code=event["code"], file=event["file"]
-            )
+            worker.refusal = refusal_from(event)
         elif kind == "ready":
             worker.false_starts = 0
             self.progress.work_begins()
@@ -178,16 +159,7 @@ class Supervisor:
                     file=self.log,
                 )
         if len(suspects) == 1 and self._died[suspects[0].id]:
-            job = suspects.pop()
-            error = VoxlateError(
-                f"its worker died twice while it was at work ({how})",
-                "is there enough memory? try it alone, or on another machine",
-                code="E_WORKER_DIED",
-                file=job.scan,
-            )
-            outcome = failed(job, error)
-            save_failure(Path(self.order["output"]), outcome)
-            self._end(worker, outcome)
+            self._end(worker, died_twice(suspects.pop(), Path(self.order["output"]), how))
         for job in suspects:
             self._died[job.id] += 1
         names = ", ".join(job.id for job in suspects) or "none"
@@ -232,7 +204,7 @@ class Supervisor:
                 worker.process.terminate()  # type: ignore[union-attr]
         until = time.monotonic() + STOP_SECONDS
         insisted = False
-        first_signal = self._signal_count
+        first_signal = self._wish.count
         while running:
             try:
                 worker, event = self._events.get(timeout=POLL_SECONDS)
@@ -243,31 +215,25 @@ class Supervisor:
                     self._take(worker, event)
             except queue.Empty:
                 pass
-            late = time.monotonic() > until or self._signal_count > max(first_signal, 1)
+            late = time.monotonic() > until or self._wish.count > max(first_signal, 1)
             if late and not insisted:
                 insisted = True
                 for worker in running:
                     with contextlib.suppress(OSError):
                         worker.process.kill()  # type: ignore[union-attr]
 
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Take SIGINT and SIGTERM as a wish to end; a second one as impatience."""
-        self._signal_count = 0
 
-        def note(number: int, frame: FrameType | None) -> None:
-            self._signal = self._signal or number
-            self._signal_count += 1
-
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = {n: signal.signal(n, note) for n in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+def died_twice(job: CaseJob, output: Path, how: str) -> Outcome:
+    """The failure, saved, of a case that its workers do not survive."""
+    error = VoxlateError(
+        f"its worker died twice while it was at work ({how})",
+        "is there enough memory? try it alone, or on another machine",
+        code="E_WORKER_DIED",
+        file=job.scan,
+    )
+    outcome = failed(job, error)
+    save_failure(output, outcome)
+    return outcome
 
 
 def _tell(process: subprocess.Popen[bytes], order: Mapping[str, Any]) -> None:

@@ -22,8 +22,9 @@ from voxlate.pipelines.batch_worker import job_from, run_order
 from voxlate.pipelines.case_list import CaseJob
 from voxlate.pipelines.cli import app
 from voxlate.pipelines.failures import StopBatch
+from voxlate.pipelines.interruption import Interrupted
 from voxlate.pipelines.manifest import find_manifests
-from voxlate.pipelines.supervisor import Interrupted, Supervisor
+from voxlate.pipelines.supervisor import Supervisor
 
 SCHEMA = Path(__file__).parents[2] / "pipelines" / "manifest.schema.json"
 Batch = Callable[..., Any]
