@@ -103,8 +103,8 @@ def _gradient_energy(volume: Tensor, inside: Tensor) -> Tensor:
     for axis in range(volume.ndim):
         last = volume.shape[axis] - 1
         both = inside.narrow(axis, 0, last) & inside.narrow(axis, 1, last)
-        difference = volume.narrow(axis, 1, last)[both] - volume.narrow(axis, 0, last)[both]
-        total = total + difference.double().square().sum()
+        difference = volume.diff(dim=axis).mul_(both)  # indexing by a mask takes five times as long
+        total = total + difference.square_().sum(dtype=torch.float64)
     return total
 
 
