@@ -13,13 +13,14 @@ NIIVUE_SHA256 := 47b896b77ec4a5be3ef1949c33ad393b6f45629921f326c279000bcf51bdb4a
 SHAPES := --jaxtyping-packages=voxlate.networks,beartype.beartype
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow dev format lint types check bench viewer clean
+.PHONY: help demo test test-slow dev format lint types check bench faults faults-nightly viewer clean
 
 help:
 	@echo "make demo [SCAN=scan.nii.gz SOURCE=t1 OUTPUT=dir]  translate a T1 and draw the result"
 	@echo "make test | test-slow                              run the quick tests | all tests"
 	@echo "make dev | format | lint | types | check           develop: environment, style, types"
 	@echo "make bench | clean                                 time it | remove what was built"
+	@echo "make faults | faults-nightly                       kills, full disks, ...: docs/faults.md again"
 	@echo "make viewer                                        fetch the report's viewer again"
 
 $(BIN)/python:
@@ -68,6 +69,13 @@ check: lint types
 
 bench: $(VENV)/.demo
 	$(BIN)/python -m benchmarks
+
+# 20 kills and 300 cases, or by night 200 and 2,000; docs/faults.md is written anew.
+faults: $(VENV)/.demo
+	$(BIN)/python -m benchmarks.faults
+
+faults-nightly: $(VENV)/.demo
+	$(BIN)/python -m benchmarks.faults --nightly
 
 # The viewer of the report's pages, as it is in the repository; needs npm and its registry.
 viewer:
