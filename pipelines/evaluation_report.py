@@ -12,6 +12,7 @@ from voxlate.data_prep import write_atomically
 
 from .evaluation_checks import Offset, offsets_json
 from .evaluation_comparison import Comparison, comparisons_json
+from .evaluation_overview import interval, number, overview
 from .evaluation_pictures import CUTS_FOLDER, Choice, draw, picture_name
 from .evaluation_row import TRANSLATION, Row
 from .evaluation_summary import (
@@ -43,8 +44,6 @@ TITLES = {
     "hd95": "HD95 of the segmenter's lesion, mm",
     "volume_ratio": "Volume of the segmenter's lesion over the drawn one's (best at 1)",
 }
-DECIMALS = {"psnr": 2, "hd95": 1}
-ANSWERS = {TRANSLATION: "**prediction**", GAIN: "prediction - matched copy"}
 DOWNSTREAM = (
     "A segmenter finds the lesion in the real set (the ceiling), in the set whose target is the "
     "prediction, and in the set whose target is zero-filled (the floor). Dice is 1 where neither "
@@ -99,8 +98,11 @@ def write_summary(
     }
     page = Page("Evaluation")
     page.notice(STATEMENT)
-    _overview(page, statistics, facts)
+    overview(page, statistics, facts)
     _warnings(page, offsets, facts)
+    _comparisons(page, comparisons)
+    _papers(page, statistics, tables)
+    written = _pictures(page, folder, choices)
     for name in metric_sets:
         page.heading(f"Metric set `{name}`")
         page.text(definitions[name])
@@ -109,9 +111,6 @@ def write_summary(
         page.heading("Downstream segmentation")
         page.text(DOWNSTREAM)
         _measures(page, [s for s in statistics if s.metric_set == "downstream"], modalities)
-    _comparisons(page, comparisons)
-    _papers(page, statistics, tables)
-    written = _pictures(page, folder, choices)
     page.heading("Provenance")
     page.code(json.dumps(facts["provenance"], indent=2, ensure_ascii=False))
     text = json.dumps(record, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
@@ -121,24 +120,6 @@ def write_summary(
         _write(folder / MARKDOWN_FILE, page.markdown()),
         _write(folder / HTML_FILE, page.html()),
     ]
-
-
-def _overview(page: Page, statistics: Sequence[Statistic], facts: Mapping[str, Any]) -> None:
-    """The main numbers at a glance, with their denominators."""
-    cells = [
-        s
-        for s in statistics
-        if (s.metric_set, s.region, s.metric, s.answer) == ("default", "brain", "psnr", TRANSLATION)
-    ]
-    expected, absent = sum(s.expected for s in cells), sum(s.absent for s in cells)
-    page.text(
-        f"{expected - absent} of {expected} expected predictions measured; {absent} missing or "
-        f"unusable, {len(facts['failures'])} failure(s). Mean ± SD over cases [95 % interval of "
-        "the mean: bias-corrected accelerated bootstrap over patients]; median [quartiles]; n: "
-        "cases measured of those expected. The fixed mean is over all expected cases: in place of "
-        "an absent prediction an empty volume was measured. Whether a case was kept back from "
-        "training is for the reader to know, and for --training to check."
-    )
 
 
 def _warnings(page: Page, offsets: Sequence[Offset], facts: Mapping[str, Any]) -> None:
@@ -196,34 +177,26 @@ def _measures(page: Page, statistics: Sequence[Statistic], modalities: Sequence[
 
 
 def _cells(s: Statistic) -> list[str]:
-    def show(value: float | None) -> str:
-        if value is None:
-            return "-"
-        return f"{value:{'+' if s.answer == GAIN else ''}.{DECIMALS.get(s.metric, 3)}f}"
-
-    mean = show(s.mean)
-    if s.sd is not None:
-        mean += f" ± {s.sd:.{DECIMALS.get(s.metric, 3)}f}"
-    if s.low is not None:
-        mean += f" [{show(s.low)}, {show(s.high)}]"
     remarks = [
         f"{s.absent} absent" if s.absent else "",
         f"{s.undefined} undefined" if s.undefined else "",
         f"{s.capped} at 100 dB" if s.capped else "",
         f"{s.subjects} patients" if s.subjects != s.cases else "",
     ]
-    answer = ANSWERS.get(s.answer, s.named)
+    answer = "**prediction**" if s.answer == TRANSLATION else s.named
     if s.answer == TRIVIAL:
         answer = f"{s.named} (histogram)"
+    if s.answer == GAIN:
+        answer = s.named.replace(TRANSLATION, "prediction")
     return [
         s.target,
         s.given or "?",
         s.run if s.answer in (TRANSLATION, GAIN) else "",
         answer,
-        mean,
-        f"{show(s.median)} [{show(s.q1)}, {show(s.q3)}]",
-        show(s.worst),
-        show(s.mean_fixed),
+        interval(s, spread=True),
+        f"{number(s, s.median)} [{number(s, s.q1)}, {number(s, s.q3)}]" if s.cases > 1 else "-",
+        number(s, s.worst) if s.cases > 1 else "-",
+        number(s, s.mean_fixed),
         f"{s.cases} of {s.expected}",
         ", ".join(r for r in remarks if r),
     ]

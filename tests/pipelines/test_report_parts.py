@@ -13,6 +13,7 @@ from scipy.stats import wilcoxon
 
 from voxlate.pipelines.evaluation_checks import Fingerprint, leaks, offset_between, thumbnail
 from voxlate.pipelines.evaluation_comparison import compare, holm
+from voxlate.pipelines.evaluation_overview import overview
 from voxlate.pipelines.evaluation_pictures import Choice, Key, choose, draw, keep_cuts
 from voxlate.pipelines.evaluation_row import Row, join_given
 from voxlate.pipelines.evaluation_summary import summarize
@@ -127,6 +128,43 @@ def test_page_escapes_what_it_is_given() -> None:
     assert 'src="data:image/png;base64,cG5n"' in text
     assert "| a\\|b |" in page.markdown()
     assert "nothing" not in page.markdown()
+
+
+def test_page_lists_its_parts_and_sets_words_in_bold() -> None:
+    page = Page("A")
+    page.heading("First <part>")
+    page.heading("Below it", 3)
+    page.table(["n"], [["**all**"], ["-1.5 [2, 3]"], ["`a**b**`"]])
+    page.heading("Second")
+    text = page.html()
+    assert '<a href="#part1">First &lt;part&gt;</a><a href="#part2">Second</a></nav>' in text
+    assert '<h2 id="part2">Second</h2>' in text and "<h3>Below it</h3>" in text
+    assert "<td><strong>all</strong></td>" in text and "<code>a**b**</code>" in text
+    assert '<td class="number">-1.5 [2, 3]</td>' in text
+    assert "<nav>" not in Page("B").html()
+
+
+def test_overview_has_a_line_for_each_direction_and_says_that_patients_are_few() -> None:
+    rows = [row("r", c, v) for c, v in (("a", 20.0), ("b", 22.0), ("c", 24.0))]
+    rows += [row("r", c, 0.5, metric="ssim", region="lesion") for c in "abc"]
+    rows += [row("r", c, 30.0, target="flair") for c in "ab"]
+    rows += [row("r", "c", 5.0, target="flair", note="missing")]
+    rows += [r._replace(run="", answer="matched copy", value=r.value - 1) for r in rows[:3]]
+    page = Page("E")
+    overview(page, summarize(rows), {"failures": []})
+    lines = page.markdown().splitlines()
+    assert "5 of 6 expected predictions measured; 1 missing or unusable, 0 failure(s)." in lines
+    assert (
+        "| run | given | target | n | PSNR, dB | over the matched copy, dB | SSIM in lesion |"
+        in (lines)
+    )
+    t2, flair = (next(x for x in lines if f"| t1 | {t} |" in x) for t in ("t2", "flair"))
+    assert t2.startswith("| r | t1 | t2 | 3 of 3 | 22.00 [2") and "| +1.00 [+1.00, +1.00] |" in t2
+    assert flair == "| r | t1 | flair | 2 of 3 | 30.00 [30.00, 30.00] | - | - |"
+    assert any(line.startswith("3 patients: the intervals") for line in lines)
+    alone = Page("E")
+    overview(alone, summarize(rows[:1]), {"failures": []})
+    assert "One patient: no interval can be given" in alone.markdown()
 
 
 def test_best_median_worst_and_random_are_chosen_once_each() -> None:
