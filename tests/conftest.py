@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -76,3 +77,20 @@ def importable(tmp_path: Path) -> dict[str, str]:
         (package / room).symlink_to(ROOT / room)
     paths = [str(package.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture
+def browser() -> Iterator[Any]:
+    """Headless Chromium without a network."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="no playwright")
+    program = shutil.which("chromium") or shutil.which("google-chrome")
+    software = ["--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist"]
+    with sync_api.sync_playwright() as playwright:
+        try:
+            started = playwright.chromium.launch(
+                executable_path=program, args=["--no-sandbox", *software], timeout=60_000
+            )
+        except sync_api.Error as error:
+            pytest.skip(f"no Chromium: {str(error).splitlines()[0]}")
+        yield started
+        started.close()
