@@ -1,16 +1,18 @@
 """Wavelet split and merge against PyWavelets, ptwt and pytorch_wavelets.
 
-    python benchmarks/wavelets.py [--cases 3d,3d_db2,2d,1d] [--repeats 5]
+    python benchmarks/wavelets.py [--cases 3d,3d_db2,2d,1d] [--repeats 7]
 
-One level forward and inverse of features of a latent, orthonormal Haar or another filter. Times are
-multiples of ours. Only the CPU is used.
+One level forward and inverse of features of a latent, orthonormal Haar or another filter, float32,
+one thread. The libraries take turns in one process, so that what else the machine does meets all of
+them; a ratio is the median over turns of processor time (user and system) over ours in that turn.
+Each library works on its own kind of array; conversions are not timed.
 """
 
 import argparse
+import statistics
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
-
-from side_by_side import report, run, table
 
 
 class Case(NamedTuple):
@@ -52,69 +54,86 @@ CASES = {
 }
 
 
-def round_trip(kind: str, case: Case) -> Callable[[Any], Any]:
-    """Features to sub-bands and back, by one of the libraries."""
+def round_trip(kind: str, case: Case, x: Any) -> Callable[[], Any]:
+    """Features (a tensor) to sub-bands and back, by one of the libraries."""
     dims = len(case.shape) - 2
     if kind == "voxlate":
         from voxlate.networks.wavelets import Wavelet
 
         ours = Wavelet(case.filters, spatial_dims=dims)
-        return lambda x: ours.merge(ours.split(x), like=x)
+        return lambda: ours.merge(ours.split(x), like=x)
     if kind == "pywt":
         import pywt
-        import torch
 
-        how: dict[str, Any] = {
-            "wavelet": case.filters,
-            "mode": "periodization",
-            "axes": tuple(range(-dims, 0)),
-        }
-        return lambda x: torch.from_numpy(pywt.idwtn(pywt.dwtn(x.numpy(), **how), **how))
+        array, axes = x.numpy(), tuple(range(-dims, 0))
+        how: dict[str, Any] = {"wavelet": case.filters, "mode": "periodization", "axes": axes}
+        return lambda: pywt.idwtn(pywt.dwtn(array, **how), **how)
     if kind == "ptwt":
         import ptwt
 
         there = getattr(ptwt, ("wavedec", "wavedec2", "wavedec3")[dims - 1])
         back = getattr(ptwt, ("waverec", "waverec2", "waverec3")[dims - 1])
-        return lambda x: back(there(x, case.filters, level=1, mode="zero"), case.filters)
+        return lambda: back(there(x, case.filters, level=1, mode="zero"), case.filters)
     from pytorch_wavelets import DWTForward, DWTInverse
 
     forward = DWTForward(J=1, wave=case.filters, mode="periodization")
     inverse = DWTInverse(wave=case.filters, mode="periodization")
-    return lambda x: inverse(forward(x))
+    return lambda: inverse(forward(x))
 
 
-def prepare(kind: str, case: Case) -> Callable[[], dict[str, Any]]:
-    """The timed work, and how far its answer is from the features."""
+def take_turns(works: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
+    """Processor seconds of each turn of each contender, after one turn that is not counted."""
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    for turn in range(repeats + 1):
+        for name, work in works.items():
+            start = time.process_time()
+            work()
+            if turn:
+                seconds[name].append(time.process_time() - start)
+    return seconds
+
+
+def compare(case: Case, repeats: int) -> str:
+    """A Markdown table of one case."""
     import torch
 
+    torch.set_num_threads(1)
     torch.manual_seed(0)
     x = torch.randn(case.shape)
-    transform = round_trip(kind, case)
-
-    def work() -> dict[str, Any]:
+    works, absent, errors = {}, {}, {}
+    for kind in case.contenders:
+        try:
+            works[kind] = round_trip(kind, case, x)
+        except ImportError as error:
+            absent[kind] = f"not measured: {error}"
+            continue
         with torch.inference_mode():
-            back = transform(x)
-        for axis in range(2, x.dim()):
+            back = torch.as_tensor(works[kind]())
+        for axis in range(2, x.dim()):  # the filters' tails, where the library keeps them
             back = back.narrow(axis, 0, x.shape[axis])
-        sample = back[:, :1], x[:, :1]  # a look at one channel costs next to nothing
-        return {"largest error": f"{float((sample[0] - sample[1]).abs().max()):.1e}"}
-
-    return work
+        errors[kind] = float((back - x).abs().max())
+    with torch.inference_mode():
+        seconds = take_turns(works, repeats)
+    ours = seconds[case.contenders[0]]
+    lines = [f"### {case.title}", "", "| | time | turns | largest error |", "|---|---|---|---|"]
+    for kind in case.contenders:
+        if kind in absent:
+            lines.append(f"| {kind} | {absent[kind]} | | |")
+            continue
+        ratios = [theirs / own for theirs, own in zip(seconds[kind], ours, strict=True)]
+        spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
+        middle = f"{statistics.median(ratios):.2f} x"
+        lines.append(f"| {kind} | {middle} | {spread} | {errors[kind]:.1e} |")
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cases", default=",".join(CASES), help="which, comma-separated")
-    parser.add_argument("--repeats", type=int, default=5, help="the shortest of these counts")
-    parser.add_argument("--contender", help=argparse.SUPPRESS)
+    parser.add_argument("--repeats", type=int, default=7, help="turns")
     options = parser.parse_args()
-    if options.contender:
-        report(prepare(options.contender, CASES[options.cases]), repeats=options.repeats)
-        return
     for name in options.cases.split(","):
-        arguments = ["--cases", name, "--repeats", str(options.repeats)]
-        outcomes = [run(__file__, kind, arguments) for kind in CASES[name].contenders]
-        print(table(CASES[name].title, outcomes, ("largest error",)), flush=True)
+        print(compare(CASES[name], options.repeats), flush=True)
 
 
 if __name__ == "__main__":

@@ -17,9 +17,7 @@ import torch
 from torch import Tensor
 
 from .blocks import recording
-
-SLICE = 1 << 18
-"""Values of a slice: with its sums it fits into a second-level cache."""
+from .slices import Scratch, large_empty, slices
 
 
 def haar_split(volume: Tensor, spatial_dims: int = 3) -> Tensor:
@@ -89,35 +87,6 @@ def corner_sums(volume: Tensor) -> list[Tensor]:
     return parts
 
 
-def band_sums(bands: list[Tensor]) -> list[Tensor]:
-    """Signed sums of the bands: the corners of each block in binary order, unscaled."""
-    stride = 1
-    while stride < len(bands):  # the last axis first, as the plain merge has it
-        pairs = [(i, i | stride) for i in range(len(bands)) if not i & stride]
-        sums = list(bands)
-        for low, high in pairs:
-            sums[low], sums[high] = bands[low] + bands[high], bands[low] - bands[high]
-        bands, stride = sums, 2 * stride
-    return bands
-
-
-def slices(channels: int, rows: int, like: Tensor) -> list[tuple[slice, slice]]:
-    """Cut the channels, or the rows where channels are few, to about ``SLICE`` values a slice.
-
-    A GPU takes all at once.
-    """
-    pieces = -(-like.numel() // SLICE) if like.is_cpu else 1
-    if pieces <= channels:
-        return [(part, slice(0, rows)) for part in cut(channels, pieces)]
-    return [(slice(0, channels), part) for part in cut(rows, pieces)]
-
-
-def cut(length: int, pieces: int) -> list[slice]:
-    """Cut an axis into at most so many parts, one step long at least."""
-    step = max(1, -(-length // max(pieces, 1)))
-    return [slice(first, min(first + step, length)) for first in range(0, length, step)]
-
-
 class _Split(torch.autograd.Function):
     """``haar_split``, slice by slice."""
 
@@ -125,11 +94,19 @@ class _Split(torch.autograd.Function):
     def forward(ctx: Any, volume: Tensor) -> Tensor:
         dims = ctx.dims = volume.dim() - 2
         (b, c), half = volume.shape[:2], [length // 2 for length in volume.shape[2:]]
-        out = volume.new_empty((b, 1 << dims, c, *half))
-        for some, rows in slices(c, half[0], volume):
-            sums = corner_sums(volume[:, some, 2 * rows.start : 2 * rows.stop])
-            for band, part in enumerate(sums):
-                torch.mul(part, math.pow(2.0, -0.5 * dims), out=out[:, band, some, rows])
+        out = large_empty((b, 1 << dims, c, *half), volume)
+        room = Scratch(volume)
+        for samples, some, rows in slices(b, c, half[0], volume):
+            parts = volume[samples, some, 2 * rows.start : 2 * rows.stop].unsqueeze(0)
+            for axis in range(3, 3 + dims):  # bands b c ...
+                pairs = parts.unflatten(axis, [parts.shape[axis] // 2, 2])
+                first, second = pairs.select(axis + 1, 0), pairs.select(axis + 1, 1)
+                sums = room(axis % 2, (first.shape[0], 2, *first.shape[1:]))
+                torch.add(first, second, out=sums[:, 0])
+                torch.sub(first, second, out=sums[:, 1])
+                parts = sums.flatten(0, 1)
+            place = out[samples, :, some, rows].transpose(0, 1)
+            torch.mul(parts, math.pow(2.0, -0.5 * dims), out=place)
         return out.flatten(1, 2)
 
     @staticmethod
@@ -142,17 +119,26 @@ class _Merge(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, bands: Tensor, dims: int) -> Tensor:
-        size = bands.shape[2:]
-        parts = bands.unflatten(1, [1 << dims, bands.shape[1] >> dims])
-        out = bands.new_empty((*parts.shape[:1], parts.shape[2], *(2 * length for length in size)))
-        for some, rows in slices(parts.shape[2], size[0], bands):
-            sums = band_sums(list(parts[:, :, some, rows].unbind(1)))
-            place = out[:, some, 2 * rows.start : 2 * rows.stop]
-            for corner, part in enumerate(sums):
-                into = place
-                bits = [corner >> (dims - 1 - axis) & 1 for axis in range(dims)]
-                for axis, bit in enumerate(bits, start=2):
-                    into = into.unflatten(axis, [-1, 2]).select(axis + 1, bit)
+        size, b, c = bands.shape[2:], bands.shape[0], bands.shape[1] >> dims
+        given = bands.unflatten(1, [1 << dims, c])
+        out = large_empty((b, c, *(2 * length for length in size)), bands)
+        corners = out
+        for axis in range(dims):  # corner of each axis b c ...
+            place = 2 + 2 * axis
+            corners = corners.unflatten(place, [size[axis], 2]).movedim(place + 1, axis)
+        outer = (slice(None),) * (dims - 1)
+        room = Scratch(bands)
+        for samples, some, rows in slices(b, c, size[0], bands):
+            parts = given[samples, :, some, rows].transpose(0, 1)
+            for step in range(dims):  # the last axis first, as the plain merge has it
+                pairs = parts.unflatten(0, [1 << dims - 1 - step, 2, 1 << step])
+                sums = room(step % 2, pairs.shape)
+                torch.add(pairs[:, 0], pairs[:, 1], out=sums[:, 0])
+                torch.sub(pairs[:, 0], pairs[:, 1], out=sums[:, 1])
+                parts = sums.flatten(0, 2)
+            for last in (0, 1):  # one by one, so that the innermost axis is not two long
+                into = corners.select(dims - 1, last)[outer + (samples, some, rows)]
+                part = parts[last::2].unflatten(0, [2] * (dims - 1)) if dims > 1 else parts[last]
                 torch.mul(part, math.pow(2.0, -0.5 * dims), out=into)
         return out
 

@@ -5,10 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from .blocks import crop_like, pad_to_multiple
+from .filter_bank import bank_merge, bank_split
 from .haar import haar_merge, haar_split
-
-WINDOW = 32
-"""Steps (of two samples) that one product makes along an axis too long for a single matrix."""
 
 
 def band_names(spatial_dims: int) -> list[str]:
@@ -33,9 +31,8 @@ class Wavelet(nn.Module):
     repeated first, and what it adds is cropped after the merge: ``merge(split(x), like=x)`` is x
     (only to a percent for dmey, whose filters are no exact pair in PyWavelets either).
 
-    Haar goes by reshape and add. Any other filter bank is written as a matrix along each axis (long
-    axes in windows, each the same matrix), since convolutions with few taps and stride 2 move more
-    than they compute. There is nothing to learn and nothing in the state dict.
+    Haar goes by reshape and add, any other filter bank by products with small matrices. There is
+    nothing to learn and nothing in the state dict.
 
     Args:
         name: PyWavelets' name of a discrete wavelet: "haar", "db2", "sym4", "bior2.2", ...
@@ -80,12 +77,7 @@ class Wavelet(nn.Module):
         x = pad_to_multiple(x, 2)
         if self.haar:
             return haar_split(x, self.spatial_dims)
-        for axis in range(self.spatial_dims):  # b c (band half) ... (band half)
-            x = analyse(self.analysis, x, 2 + axis)
-        for axis in range(self.spatial_dims):  # b band ... band c half ... half
-            place = 2 + 2 * axis
-            x = x.unflatten(place, [2, x.shape[place] // 2]).movedim(place, 1 + axis)
-        return x.flatten(1, 1 + self.spatial_dims)
+        return bank_split(self.analysis, x)
 
     def merge(self, bands: Tensor, like: Tensor) -> Tensor:
         """Merge sub-bands into features of the spatial size of ``like``; the inverse of ``split``.
@@ -108,75 +100,4 @@ class Wavelet(nn.Module):
                 raise ValueError(f"bands of shape {bands.shape} are not half of {like.shape}")
         if self.haar:
             return crop_like(haar_merge(bands, self.spatial_dims), like)
-        x = bands.unflatten(1, [2] * self.spatial_dims + [bands.shape[1] // self.bands])
-        for step in range(self.spatial_dims):
-            axis = self.spatial_dims - 1 - step  # the band of the last axis stands before c
-            x = x.movedim(1 + axis, 2 + 2 * axis).flatten(2 + 2 * axis, 3 + 2 * axis)
-        for axis in range(self.spatial_dims):
-            x = synthesise(self.synthesis, x, 2 + axis)
-        return crop_like(x, like)
-
-
-def analyse(filters: Tensor, x: Tensor, axis: int, window: int = WINDOW) -> Tensor:
-    """Both bands along one axis of even length: its first half low, its second half high."""
-    length, reach = x.shape[axis], filters.shape[1] // 2 - 1
-    if length <= 2 * window + 4 * reach:
-        return along(circle(filters, length).to(x), x, axis)
-    line = circle(filters, 2 * window + 4 * reach).to(x)  # from its middle: one window's matrix
-    line = line.unflatten(0, [2, line.shape[0] // 2])[:, reach : reach + window]
-    line = line[:, :, reach : reach + 2 * window + 2 * reach]
-    x = torch.cat([x.narrow(axis, length - reach, reach), x, x.narrow(axis, 0, reach)], dim=axis)
-    low: list[Tensor] = []
-    high: list[Tensor] = []
-    for first in range(0, length // 2, window):
-        steps = min(window, length // 2 - first)
-        seen = x.narrow(axis, 2 * first, 2 * (steps + reach))
-        matrix = line[:, :steps, : 2 * (steps + reach)].flatten(0, 1)
-        made = along(matrix, seen, axis)
-        low.append(made.narrow(axis, 0, steps))
-        high.append(made.narrow(axis, steps, steps))
-    return torch.cat(low + high, dim=axis)
-
-
-def synthesise(filters: Tensor, x: Tensor, axis: int, window: int = WINDOW) -> Tensor:
-    """The axis that both bands (first half low, second half high) were made of."""
-    length, reach = x.shape[axis], filters.shape[1] // 2 - 1
-    if length <= 2 * window + 4 * reach:
-        return along(circle(filters, length).t().to(x), x, axis)
-    line = circle(filters, 2 * window + 4 * reach).t().to(x)
-    line = line[2 * reach : 2 * reach + 2 * window].unflatten(1, [2, window + 2 * reach])
-    bands = x.chunk(2, dim=axis)
-    around = [
-        torch.cat([b.narrow(axis, length // 2 - reach, reach), b, b.narrow(axis, 0, reach)], axis)
-        for b in bands
-    ]
-    made: list[Tensor] = []
-    for first in range(0, length // 2, window):
-        steps = min(window, length // 2 - first)
-        seen = [band.narrow(axis, first, steps + 2 * reach) for band in around]
-        matrix = line[: 2 * steps, :, : steps + 2 * reach].flatten(1, 2)
-        made.append(along(matrix, torch.cat(seen, dim=axis), axis))
-    return torch.cat(made, dim=axis)
-
-
-def circle(filters: Tensor, length: int) -> Tensor:
-    """The matrix (length, length) that moves two filters (2, L) in steps of two around a circle.
-
-    The rows are all steps of the first filter, then all of the second; tap i of step k stands at
-    2k + 1 - L/2 + i.
-    """
-    taps = filters.shape[1]
-    steps = torch.arange(length // 2, device=filters.device)
-    offsets = torch.arange(taps, device=filters.device) + (1 - taps // 2)
-    columns = (2 * steps.unsqueeze(1) + offsets) % length  # a filter may go round more than once
-    rows = filters.unsqueeze(1).expand(2, length // 2, taps)
-    matrix = torch.zeros(2, length // 2, length, dtype=filters.dtype, device=filters.device)
-    return matrix.scatter_add(2, columns.expand(2, -1, -1), rows).flatten(0, 1)
-
-
-def along(matrix: Tensor, x: Tensor, axis: int) -> Tensor:
-    """The product of a matrix (n, m) with one axis of x, m long."""
-    if axis == x.dim() - 1:
-        return x @ matrix.t()
-    tail = x.shape[axis + 1 :]
-    return (matrix @ x.flatten(axis + 1)).unflatten(axis + 1, tail)
+        return crop_like(bank_merge(self.synthesis, bands, self.spatial_dims), like)

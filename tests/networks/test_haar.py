@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from voxlate.networks import haar, haar_merge, haar_split
+from voxlate.networks import haar, haar_merge, haar_split, slices
 
 
 def pywt_bands(volume: Tensor, dims: int) -> Tensor:
@@ -77,22 +77,28 @@ def test_gradients_have_gradients() -> None:
     assert torch.autograd.gradgradcheck(lambda x: haar_merge(x) ** 2, bands)
 
 
-@pytest.mark.parametrize(
-    ("pieces", "cuts"),
-    [(800, [(2, 5), (1, 5)]), (400, [(3, 2), (3, 2), (3, 1)]), (1, [(3, 1)] * 5)],
-)
-def test_slices_join_without_a_seam(
-    monkeypatch: pytest.MonkeyPatch, pieces: int, cuts: list[tuple[int, int]]
-) -> None:
+@pytest.mark.parametrize("most", [800, 200, 50, 1])
+def test_slices_join_without_a_seam(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
     volume = torch.randn(2, 3, 10, 6, 4)
     bands = haar_split(volume)
     merged = haar_merge(bands)
-    monkeypatch.setattr(haar, "SLICE", pieces)
-    assert [(c.stop - c.start, r.stop - r.start) for c, r in haar.slices(3, 5, volume)] == cuts
+    monkeypatch.setattr(slices, "SLICE", most)
     assert torch.equal(haar_split(volume), bands)
     last = volume.to(memory_format=torch.channels_last_3d)
     assert torch.equal(haar_split(last), bands)
     assert torch.equal(haar_merge(bands), merged)
+
+
+@pytest.mark.parametrize("size", [(8,), (6, 4), (4, 6, 10)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_slices_are_the_plain_sums_to_the_bit(size: tuple[int, ...], dtype: torch.dtype) -> None:
+    volume, dims = torch.randn(2, 3, *size).to(dtype), len(size)
+    bands = torch.cat(haar.corner_sums(volume), dim=1) * 2.0 ** (-0.5 * dims)
+    assert torch.equal(haar_split(volume, dims), bands)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(haar, "recording", lambda: True)
+        plain = haar_merge(bands, dims)
+    assert torch.equal(haar_merge(bands, dims), plain)
 
 
 @pytest.mark.parametrize(("size", "dims"), [((4, 5, 4), 3), ((3, 4), 2)])

@@ -9,6 +9,7 @@ import pywt
 import torch
 from torch import Tensor
 
+from voxlate.networks import slices
 from voxlate.networks.haar import haar_split
 from voxlate.networks.wavelets import Wavelet, band_names
 
@@ -87,6 +88,21 @@ def test_long_axes_go_in_windows_without_a_seam(name: str, length: int) -> None:
     bands = wavelet.split(x)
     torch.testing.assert_close(bands, pywt_bands(x, name), rtol=0, atol=1e-11)
     torch.testing.assert_close(wavelet.merge(bands, like=x), x, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("most", [1, 60, 500])
+@pytest.mark.parametrize("size", [(130,), (70, 3), (3, 4, 6)])
+def test_slices_of_any_size_give_the_same_bands(
+    monkeypatch: pytest.MonkeyPatch, most: int, size: tuple[int, ...]
+) -> None:
+    wavelet, x = Wavelet("db2", spatial_dims=len(size)), torch.randn(3, 2, *size)
+    bands = wavelet.split(x)
+    merged = wavelet.merge(bands, like=x)
+    monkeypatch.setattr(slices, "SLICE", most)
+    torch.testing.assert_close(wavelet.split(x), bands, rtol=0, atol=1e-6)
+    torch.testing.assert_close(wavelet.merge(bands, like=x), merged, rtol=0, atol=1e-6)
+    other = x.transpose(0, 1).contiguous().transpose(0, 1)
+    torch.testing.assert_close(wavelet.split(other), bands, rtol=0, atol=1e-6)
 
 
 def test_band_names_count_in_binary_and_name_what_is_in_the_band() -> None:

@@ -1,0 +1,128 @@
+"""Wavelet split and merge by any filter bank of two bands, as matrix products along each axis.
+
+Convolutions with few taps and stride 2 move more than they compute; products with small matrices
+keep the processor's units busy. Eager calls work in slices that stay in the processor's cache; each
+function is the other's gradient. TorchScript and recorded graphs get one matrix for each axis.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .axis_products import analyse, analysis_lines, circle, synthesis_lines, synthesise
+from .blocks import recording
+from .slices import Scratch, large_empty, slices
+
+
+def bank_split(filters: Tensor, x: Tensor) -> Tensor:
+    """Split features into sub-bands.
+
+    Args:
+        filters: Taps of the low and the high filter; see ``circle``.
+        x: Features (b, c, *size), every size even.
+
+    Returns:
+        Sub-bands (b, 2**d * c, *size / 2), band-major, in binary order.
+    """
+    if not torch.jit.is_scripting() and not recording():
+        return _Split.apply(x, filters)
+    dims = x.dim() - 2
+    for axis in range(2, 2 + dims):  # b c (band half) ... (band half)
+        x = along(circle(filters, x.shape[axis]).flatten(0, 1).to(x), x, axis)
+    for axis in range(dims):  # b band ... band c half ... half
+        place = 2 + 2 * axis
+        x = x.unflatten(place, [2, x.shape[place] // 2]).movedim(place, 1 + axis)
+    return x.flatten(1, 1 + dims)
+
+
+def bank_merge(filters: Tensor, bands: Tensor, spatial_dims: int) -> Tensor:
+    """The transpose of ``bank_split``; its inverse, for filters that make it one.
+
+    Args:
+        filters: (2, L).
+        bands: Sub-bands (b, 2**d * c, *size), band-major.
+        spatial_dims: 1, 2 or 3.
+
+    Returns:
+        Features (b, c, *size * 2).
+    """
+    if not torch.jit.is_scripting() and not recording():
+        return _Merge.apply(bands, filters)
+    x = bands.unflatten(1, [2] * spatial_dims + [bands.shape[1] >> spatial_dims])
+    for step in range(spatial_dims):
+        axis = spatial_dims - 1 - step  # the band of the last axis stands before c
+        x = x.movedim(1 + axis, 2 + 2 * axis).flatten(2 + 2 * axis, 3 + 2 * axis)
+    for axis in range(2, 2 + spatial_dims):
+        x = along(circle(filters, x.shape[axis]).flatten(0, 1).t().to(x), x, axis)
+    return x
+
+
+def along(matrix: Tensor, x: Tensor, axis: int) -> Tensor:
+    """The product of a matrix (n, m) with one axis of x, m long."""
+    if axis == x.dim() - 1:
+        return x @ matrix.t()
+    tail = x.shape[axis + 1 :]
+    return (matrix @ x.flatten(axis + 1)).unflatten(axis + 1, tail)
+
+
+class _Split(torch.autograd.Function):
+    """``bank_split``, slice by slice. Each axis puts its band before all others."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, filters: Tensor) -> Tensor:
+        ctx.save_for_backward(filters)
+        (b, c), size, dims = x.shape[:2], x.shape[2:], x.dim() - 2
+        lines = [analysis_lines(filters, length, x) for length in size]
+        out = large_empty((b, *[2] * dims, c, *(length // 2 for length in size)), x)
+        order = [dims, *reversed(range(dims)), *range(1 + dims, 2 + 2 * dims)]
+        room = Scratch(x)
+        for samples, some, _ in slices(b, c, 1, x):
+            part = x[samples, some].contiguous()
+            for axis in range(2, 2 + dims):
+                place = part.dim() + axis - 2 - dims
+                before, after = part.shape[:place], part.shape[place + 1 :]
+                made = room(axis % 2, (2, *before, size[axis - 2] // 2, *after))
+                n, m = before.numel(), after.numel()
+                analyse(lines[axis - 2], part.view(n, -1, m), made.view(2, n, -1, m), room)
+                part = made
+            out[(samples, *[slice(None)] * dims, some)] = part.permute(order)
+        return out.flatten(1, 1 + dims)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return _Merge.apply(gradients[0], *ctx.saved_tensors), None
+
+
+class _Merge(torch.autograd.Function):
+    """``bank_merge``, slice by slice."""
+
+    @staticmethod
+    def forward(ctx: Any, bands: Tensor, filters: Tensor) -> Tensor:
+        ctx.save_for_backward(filters)
+        dims, size = bands.dim() - 2, [2 * length for length in bands.shape[2:]]
+        lines = [synthesis_lines(filters, length, bands) for length in size]
+        b, c = bands.shape[0], bands.shape[1] >> dims
+        given = bands.unflatten(1, [*[2] * dims, c])
+        out = large_empty((b, c, *size), bands)
+        order = [*reversed(range(1, 1 + dims)), 0, *range(1 + dims, 2 + 2 * dims)]
+        room = Scratch(bands)
+        for samples, some, _ in slices(b, c, 1, bands):
+            part = given[(samples, *[slice(None)] * dims, some)].permute(order)
+            part = room(dims % 2, part.shape).copy_(part)
+            for axis in reversed(range(dims)):
+                place = part.dim() + axis - dims
+                before, after = part.shape[1:place], part.shape[place + 1 :]
+                made = (
+                    out[samples, some]
+                    if axis == 0
+                    else room(axis % 2, (*before, size[axis], *after))
+                )
+                n, m = before.numel(), after.numel()
+                synthesise(lines[axis], part.view(2, n, -1, m), made.view(n, -1, m), room)
+                part = made
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return _Split.apply(gradients[0], *ctx.saved_tensors), None
