@@ -10,6 +10,9 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 
+from voxlate.networks import DDIMScheduler, DPMSolverScheduler, ResShiftScheduler
+from voxlate.pipelines import parts_from_files
+
 STAGES = ("autoencoder", "prior", "denoiser")
 HELD_BACK = {"validation_subjects": ["patient03"]}  # of the bundle that splits by name
 VQGAN_ONLY = {"autoencoder_def::num_codes": None, "autoencoder_def::norm_groups": None}
@@ -58,6 +61,35 @@ def test_default_bundle_goes_through_its_stages(
     bundle = copied("brain_mri_translation")
     bundle.train(STAGES, [], phantoms, **HELD_BACK)
     bundle.translate("denoiser", [], phantoms, tmp_path / "out", steps=2, targets=["t2"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "overlays",
+    [
+        ["ablation_from_noise"],
+        ["resshift"],
+        ["resshift", "frequency_balance"],
+        ["resshift", "knowledge_guidance"],
+        ["resshift", "frequency_balance", "knowledge_guidance"],
+        ["frequency_balance"],
+    ],
+    ids="+".join,
+)
+def test_default_bundle_trains_its_denoiser_under_overlays(
+    overlays: list[str], copied: Callable[..., Any], phantoms: Path, tmp_path: Path
+) -> None:
+    bundle = copied("brain_mri_translation")
+    stages_before = str(bundle.random_weights())
+    bundle.train(["denoiser"], overlays, phantoms, initial_weights=stages_before, **HELD_BACK)
+    bundle.translate("denoiser", overlays, phantoms, tmp_path / "out", steps=2, targets=["t2"])
+    state = torch.load(bundle.root / "runs/denoiser/model.pt", weights_only=True)
+    blocks = {"frequency_balance": ".balances.", "knowledge_guidance": ".guidance."}
+    for name, place in blocks.items():
+        assert any(place in key for key in state) == (name in overlays)
+    parts = parts_from_files(bundle.network_files(*overlays))
+    kind = {"resshift": ResShiftScheduler, "ablation_from_noise": DDIMScheduler}
+    assert isinstance(parts.scheduler, kind.get(overlays[0], DPMSolverScheduler))
 
 
 @pytest.mark.slow
