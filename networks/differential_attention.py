@@ -80,7 +80,7 @@ class DifferentialAttention(nn.Module):
         both = attend(q, k, v, 2 * self.heads, mask).unflatten(2, [self.heads, 2, -1])
         out = both[:, :, :, 0] - self.weight().to(both) * both[:, :, :, 1]
         if self.norm is not None:
-            out = self.norm(out) * (1 - self.lambda_init)
+            out = self.norm(out.to(self.norm.weight)) * (1 - self.lambda_init)  # not half
         return self.out(out.flatten(2))
 
     def weight(self) -> Tensor:
