@@ -105,8 +105,12 @@ class CaseRunner:
         )
         self._root = _identity(output)
 
-    def run_case(self, job: CaseJob) -> Outcome:
+    def run_case(self, job: CaseJob, progress: Progress | None = None) -> Outcome:
         """All three steps in turn; a failure is an outcome.
+
+        Args:
+            job: The case.
+            progress: Called with (stage, done, in all) of the networks.
 
         Raises:
             StopBatch: The output can take no further case.
@@ -114,7 +118,7 @@ class CaseRunner:
         read = self.read(job)
         if isinstance(read, Outcome):
             return read
-        made = self.translate(read)
+        made = self.translate(read, progress)
         return made if isinstance(made, Outcome) else self.write(read, made)
 
     def read(self, job: CaseJob) -> ReadJob | Outcome:

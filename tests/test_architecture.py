@@ -26,7 +26,7 @@ DISTRIBUTIONS = {
     "pywt": "PyWavelets",
     "yaml": "PyYAML",
 }
-OPTIONAL_EXTRAS = ("demo", "generative", "text", "tracking")
+OPTIONAL_EXTRAS = ("demo", "generative", "ray", "text", "tracking")
 # Never imported here, needed all the same.
 INDIRECT = {
     "fire": "the command line of monai.bundle",

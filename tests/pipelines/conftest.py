@@ -1,7 +1,11 @@
 """A head small enough for tests, a network whose answer is known, and a tiny bundle."""
 
+import shutil
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -15,6 +19,7 @@ from voxlate.networks.dpm_solver import DPMSolverScheduler
 from voxlate.networks.prior import PriorOutput
 from voxlate.pipelines import network_from_files, save_weights
 
+FAULTS = Path(__file__).parents[2] / "benchmarks" / "faults"
 MODALITIES = ("t1", "t1ce", "t2", "flair")
 SCHEDULE = {
     "num_train_timesteps": 1000,
@@ -154,3 +159,26 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     network = network_from_files([root / "configs" / "network.yaml"])
     save_weights(network.state_dict(), root / "models" / "model.pt")
     return root
+
+
+@pytest.fixture(scope="module")
+def faults() -> Iterator[SimpleNamespace]:
+    """The modules of benchmarks/faults."""
+    sys.path.insert(0, str(FAULTS))  # the bundle's configuration names the stub as the workers do
+    import bench
+    import checkout
+    import everyday
+    import trials
+
+    yield SimpleNamespace(bench=bench, checkout=checkout, everyday=everyday, trials=trials)
+    sys.path.remove(str(FAULTS))
+
+
+@pytest.fixture(scope="module")
+def bench(faults: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The stub bundle, twenty scans, and a process that forks workers."""
+    folder = tmp_path_factory.mktemp("faults")
+    made = faults.bench.Bench(folder / "bench", 20, faults.checkout.package(folder / "package"))
+    yield made
+    made.close()
+    shutil.rmtree(folder, ignore_errors=True)

@@ -3,39 +3,12 @@
 import os
 import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-FAULTS = ROOT / "benchmarks" / "faults"
-
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="process groups, limits, /proc")
-
-
-@pytest.fixture(scope="module")
-def modules() -> Iterator[tuple[ModuleType, ...]]:
-    sys.path.insert(0, str(FAULTS))  # the bundle's configuration names the stub as the workers do
-    import bench
-    import checkout
-    import everyday
-    import trials
-
-    yield bench, trials, everyday, checkout
-    sys.path.remove(str(FAULTS))
-
-
-@pytest.fixture(scope="module")
-def bench(modules: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Twenty scans, a process that forks workers, and an undisturbed run to compare with."""
-    folder = tmp_path_factory.mktemp("faults")
-    made = modules[0].Bench(folder / "bench", 20, modules[3].package(folder / "package"))
-    yield made
-    made.close()
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
@@ -50,13 +23,13 @@ def hold(*rows: Any) -> None:
         assert row.held, row
 
 
-def test_kills_leave_nothing_partial_and_a_restart_completes(bench: Any, modules: Any) -> None:
+def test_kills_leave_nothing_partial_and_a_restart_completes(bench: Any, faults: Any) -> None:
     shutil.rmtree(bench.folder / "undisturbed", ignore_errors=True)
-    hold(modules[1].kills(bench, 10))
+    hold(faults.trials.kills(bench, 10))
 
 
-def test_full_disk_stops_with_one_line(undisturbed: Any, modules: Any) -> None:
-    hold(modules[1].full_disk(undisturbed, 3))
+def test_full_disk_stops_with_one_line(undisturbed: Any, faults: Any) -> None:
+    hold(faults.trials.full_disk(undisturbed, 3))
 
 
 def others_may_run_this_python() -> bool:
@@ -69,40 +42,40 @@ def others_may_run_this_python() -> bool:
     hasattr(os, "getuid") and os.getuid() == 0 and not others_may_run_this_python(),
     reason="root ignores permissions, and other users cannot reach this environment",
 )
-def test_folders_that_are_read_only_or_vanish(undisturbed: Any, modules: Any) -> None:
-    hold(*modules[1].folders(undisturbed))
+def test_folders_that_are_read_only_or_vanish(undisturbed: Any, faults: Any) -> None:
+    hold(*faults.trials.folders(undisturbed))
 
 
-def test_damaged_outputs_are_found_and_only_they_are_made_again(bench: Any, modules: Any) -> None:
-    hold(modules[1].damaged_outputs(bench))
+def test_damaged_outputs_are_found_and_only_they_are_made_again(bench: Any, faults: Any) -> None:
+    hold(faults.trials.damaged_outputs(bench))
 
 
-def test_bad_weights_are_refused_and_nothing_is_executed(bench: Any, modules: Any) -> None:
-    hold(*modules[1].weights(bench))
+def test_bad_weights_are_refused_and_nothing_is_executed(bench: Any, faults: Any) -> None:
+    hold(*faults.trials.weights(bench))
 
 
-def test_ids_lead_nowhere_else(bench: Any, modules: Any) -> None:
-    hold(modules[1].paths(bench))
+def test_ids_lead_nowhere_else(bench: Any, faults: Any) -> None:
+    hold(faults.trials.paths(bench))
 
 
-def test_command_without_output_home_and_network(bench: Any, modules: Any) -> None:
-    hold(modules[2].bare(bench))
+def test_command_without_output_home_and_network(bench: Any, faults: Any) -> None:
+    hold(faults.everyday.bare(bench))
 
 
 @pytest.mark.slow
-def test_two_hundred_kills(bench: Any, modules: Any) -> None:
+def test_two_hundred_kills(bench: Any, faults: Any) -> None:
     shutil.rmtree(bench.folder / "undisturbed", ignore_errors=True)
-    hold(modules[1].kills(bench, 200, seed=1))
+    hold(faults.trials.kills(bench, 200, seed=1))
 
 
 @pytest.mark.slow
-def test_two_thousand_cases_in_one_process(bench: Any, modules: Any) -> None:
-    hold(modules[1].soak(bench, 2000))
+def test_two_thousand_cases_in_one_process(bench: Any, faults: Any) -> None:
+    hold(faults.trials.soak(bench, 2000))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("trial", ["terminated", "dying_worker", "two_runs"])
 def test_command_is_stopped_loses_workers_and_runs_once(
-    trial: str, undisturbed: Any, modules: Any
+    trial: str, undisturbed: Any, faults: Any
 ) -> None:
-    hold(getattr(modules[2], trial)(undisturbed))
+    hold(getattr(faults.everyday, trial)(undisturbed))
