@@ -106,9 +106,11 @@ def align(scans: Mapping[str, Scan], *, register: bool) -> CaseInputs:
     """Bring all scans to the first one's grid, or refuse those that are not on it.
 
     Raises:
-        ScanError: A scan lies on another grid, or cannot be registered.
+        ScanError: A scan lies on another grid, or nobody knows where, or cannot be registered.
     """
     (first, fixed), *others = scans.items()
+    if others:
+        refuse_unoriented(scans)
     found, moves, warnings = {first: fixed}, {}, list(fixed.warnings)
     for modality, scan in others:
         warnings += scan.warnings
@@ -134,6 +136,25 @@ def align(scans: Mapping[str, Scan], *, register: bool) -> CaseInputs:
             )
         found[modality] = scan
     return CaseInputs(found, moves, tuple(dict.fromkeys(warnings)))
+
+
+def refuse_unoriented(scans: Mapping[str, Scan]) -> None:
+    """Refuse scans that must match where the header of one does not say how it lies.
+
+    Its axes are a guess, which a rigid registration cannot put right: it never mirrors.
+
+    Raises:
+        ScanError: Naming it.
+    """
+    for modality, scan in scans.items():
+        if any(warning.startswith("W_NOGEOM") for warning in scan.warnings):
+            raise ScanError(
+                f"the header of the {modality} has no orientation, so how it lies against "
+                f"{'the others' if len(scans) > 2 else 'the other'} is not known",
+                "write its orientation into the header, or leave it out",
+                code="E_NOGEOM",
+                file=scan.path,
+            )
 
 
 def same_grid(scan: Scan, other: Scan) -> bool:
