@@ -14,6 +14,7 @@ from .modalities import guess_modality, parse_modality
 from .writing import write_atomically
 
 _SUFFIX = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
+_DEVIATION = re.compile(r"_sd$|_desc-\w+SD_\w+$")  # of samples, as voxlate names it: no scan
 _SESSION = re.compile(r"[_-](study|session|ses|visit|tp|time|week)[_-]?\d+$", re.IGNORECASE)
 _BIDS = re.compile(r"(?:^|/)sub-[A-Za-z0-9]+")
 _BRATS = re.compile(r"^(brats-[a-z]+-\d+)-\d{3}$", re.IGNORECASE)
@@ -228,6 +229,8 @@ def _place(
                 return folder if prefix else root.name, mask, True
             if stem.lower().endswith((f"_{name}", f"-{name}")):
                 return _shared(prefix, stem[: -len(name) - 1]), mask, True
+    if _DEVIATION.search(stem):
+        return f"{prefix}{stem}", None, False
     guessed = guess_modality(path)
     if guessed is None:
         return f"{prefix}{stem}", source, False

@@ -16,7 +16,7 @@ MAX_EXTENT_MM = 1000.0
 MIN_SPACING_MM, MAX_SPACING_MM = 0.3, 5.0
 MAX_INTENSITY = 1e6
 MAX_FLAT = 0.8  #: share of equal neighbours above which whole numbers are labels
-FORCE = "give the MR scan, or add --force if it is one"
+FORCE = "give the MR scan, or add --force (batch: --any-content) if it is one"
 
 
 def refuse_size(
@@ -132,7 +132,7 @@ def _forced_label(what: str, path: Path, *, force: bool) -> tuple[str, ...]:
     if not force:
         raise ScanError(
             what,
-            "give the image it was drawn on, or add --force if it is one",
+            "give the image it was drawn on, or add --force (batch: --any-content) if it is one",
             code="E_LABELMAP",
             file=path,
         )

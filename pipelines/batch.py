@@ -10,10 +10,11 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import voxlate
-from voxlate.data_prep import OutputError, UsageError, VoxlateError, write_atomically
+from voxlate.data_prep import OutputError, Overrides, UsageError, VoxlateError, write_atomically
+from voxlate.data_prep.overrides import NONE
 
 from .batch_progress import BatchProgress
 from .bids import write_dataset_files
@@ -25,18 +26,17 @@ from .device import choose_device
 from .estimates import check_room
 from .failures import Outcome, write_failed_csv
 from .interruption import Interrupted
-from .manifest import STATE_FOLDER, fingerprint
+from .manifest import STATE_FOLDER, fingerprint, further_options
 from .one_to_many import check_steps
 from .outputs import check_outputs
-from .ray_engine import RayEngine
 from .run_case import CaseOptions, Verify
 from .run_lock import run_lock
+from .samples import check_samples
 from .shards import WHOLE, Shard, choose_shard
 from .supervisor import Supervisor
 
 SOME_FAILED, ALL_FAILED = 8, 9
 RUN_FILE = "run.json"
-Engine = Literal["processes", "ray"]
 RESERVE_BYTES = 1 << 20  #: kept free so that a full disk can still be told about
 
 
@@ -61,7 +61,9 @@ class BatchOptions:
         verify: How finished results are compared with their records.
         intensity: ``unit``, ``percentile`` or ``match:REFERENCE``, see docs/intensity.md.
         stored_as: Voxel type of the results: ``float32`` or ``scan``, the scan's own.
-        engine: What runs the workers: ``processes`` of this machine, or ``ray``.
+        samples: Of which results are the mean, with their standard deviation; None for one answer.
+        register: Of cases with several contrasts, lay those that lie elsewhere over the first.
+        overrides: What the user vouches for, where a scan alone would be refused.
     """
 
     source: str
@@ -80,7 +82,9 @@ class BatchOptions:
     verify: Verify = "full"
     intensity: str = "unit"
     stored_as: StoredAs = "float32"
-    engine: Engine = "processes"
+    samples: int | None = None
+    register: bool = False
+    overrides: Overrides = NONE
 
 
 def options_from(saved: Mapping[str, Any]) -> BatchOptions:
@@ -88,7 +92,8 @@ def options_from(saved: Mapping[str, Any]) -> BatchOptions:
     lists = {
         name: None if saved[name] is None else tuple(saved[name]) for name in ("sources", "targets")
     }
-    return BatchOptions(**{**saved, **lists})
+    overrides = Overrides(**saved.get("overrides", {}))
+    return BatchOptions(**{**saved, **lists, "overrides": overrides})
 
 
 def listed(options: BatchOptions, facts: BundleFacts) -> CaseList:
@@ -104,7 +109,16 @@ def listed(options: BatchOptions, facts: BundleFacts) -> CaseList:
         options.targets,
         skip_present=options.skip_present,
         picture=options.picture,
+        several=facts.several,
+        deviations=options.samples is not None,
     )
+    check_samples(options.samples, steps=1)  # those of the run are compared later
+    if options.register and not facts.several:
+        raise UsageError(
+            "this bundle translates one contrast at a time, there is nothing to register",
+            "leave --register out, or name a bundle that takes several",
+            code="E_SEVERAL",
+        )
     return list_jobs(
         options.source,
         options.output,
@@ -149,14 +163,14 @@ def run_batch(
     output = Path(options.output)
     check_outputs(output, [], overwrite=True)
     part, origin = choose_shard(shard)
-    devices = ["ray"] if options.engine == "ray" else _devices(options)
+    devices = _devices(options)
     facts = bundle_facts(options.bundle)
     cases = listed(options, facts)
     jobs = part.of(cases.jobs)
     if only is not None:
         jobs = [job for job in jobs if job.id in set(only)]
     if not force:
-        check_room(jobs, output, facts.root, devices)
+        check_room(jobs, output, facts.root, devices, samples=options.samples or 1)
     print_of_run = run_fingerprint(options, facts)
     output.mkdir(parents=True, exist_ok=True)
     stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
@@ -194,24 +208,17 @@ def run_batch(
                         options.intensity,
                         options.stored_as,
                         targets_of(options, facts),
+                        options.samples,
+                        options.register,
+                        options.overrides,
                     )
                 ),
                 "fingerprint": print_of_run,
             }
-            engine: Supervisor | RayEngine
-            if options.engine == "ray":
-                engine = RayEngine(
-                    order,
-                    options.device,
-                    options.workers,
-                    progress,
-                    stop_on_first_error=stop_on_first_error,
-                )
-            else:
-                engine = Supervisor(
-                    order, devices, log, progress, stop_on_first_error=stop_on_first_error
-                )
-            return _run(engine, jobs, output / f"failed{suffix}.csv", progress, fail_on)
+            supervisor = Supervisor(
+                order, devices, log, progress, stop_on_first_error=stop_on_first_error
+            )
+            return _run(supervisor, jobs, output / f"failed{suffix}.csv", progress, fail_on)
 
 
 def targets_of(options: BatchOptions, facts: BundleFacts) -> tuple[str, ...]:
@@ -224,17 +231,23 @@ def run_fingerprint(options: BatchOptions, facts: BundleFacts) -> str:
 
     Raises:
         WeightsError: There are no weights.
-        UsageError: So many steps are not possible.
+        UsageError: So many steps, or samples, are not possible.
     """
     if not facts.weights.is_file():
         read_weights(facts.weights)  # says what is wrong
+    steps = check_steps(facts.scheduler, facts.steps if options.steps is None else options.steps)
     return fingerprint(
         weights=sha256_of(facts.weights),
         configuration=facts.configuration,
         seed=options.seed,
-        steps=check_steps(facts.scheduler, facts.steps if options.steps is None else options.steps),
+        steps=steps,
         scale=output_scale(options.intensity, targets_of(options, facts)).identity,
         stored_as=options.stored_as,
+        further=further_options(
+            samples=check_samples(options.samples, steps),
+            register=options.register,
+            overrides=options.overrides,
+        ),
     )
 
 
@@ -257,7 +270,7 @@ def saved_run(output: Path) -> dict[str, Any]:
 
 
 def _run(
-    engine: Supervisor | RayEngine,
+    supervisor: Supervisor,
     jobs: Sequence[CaseJob],
     failed_csv: Path,
     progress: BatchProgress,
@@ -267,12 +280,12 @@ def _run(
     error: VoxlateError | None = None
     status = 0
     try:
-        engine.run(jobs)
+        supervisor.run(jobs)
     except Interrupted as interruption:
         status = 128 + interruption.number
     except VoxlateError as refusal:
         error = refusal
-    outcomes = engine.outcomes
+    outcomes = supervisor.outcomes
     counts = {
         name: sum(outcome.status == name for outcome in outcomes)
         for name in ("written", "verified", "failed")

@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from .reader_options import AllowShear, AssumeMM, Geometry, Volume
+
 InputPath = Annotated[
     Path,
     typer.Argument(metavar="INPUT", help="Folder (searched whole), BIDS data set, or CSV file."),
@@ -40,15 +42,12 @@ Device = Annotated[str, typer.Option(help="auto (every GPU, else CPU), cpu, cuda
 Workers = Annotated[
     int | None, typer.Option(min=1, help="Processes. Default: one for each device.")
 ]
-Engine = Annotated[
-    Literal["processes", "ray"],
-    typer.Option(
-        help="What runs the workers: processes of this machine, or Ray (the cluster that "
-        "RAY_ADDRESS names)."
-    ),
-]
 Seed = Annotated[int, typer.Option(help="Same seed, same results.")]
 Steps = Annotated[int | None, typer.Option(min=0, help="Denoising steps. Default: the bundle's.")]
+Samples = Annotated[
+    int | None,
+    typer.Option(help="Draw so many (2 or more): results are their mean, *_sd their deviation."),
+]
 Verify = Annotated[
     Literal["full", "size"],
     typer.Option(help="Compare finished results with their records by checksum, or size alone."),
@@ -71,6 +70,13 @@ Intensity = Annotated[
 StoredAs = Annotated[
     Literal["float32", "scan"],
     typer.Option(help="Voxel type of the results: float32, or that of the scan."),
+]
+Register = Annotated[
+    Literal["rigid"] | None,
+    typer.Option(help="Of cases with several contrasts, lay those that lie elsewhere over one."),
+]
+AnyContent = Annotated[
+    bool, typer.Option("--any-content", help="Accept what looks like a CT or a label map.")
 ]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace results of other options or weights.")
@@ -102,12 +108,18 @@ def batch(
     bundle: Bundle = None,
     device: Device = "auto",
     workers: Workers = None,
-    engine: Engine = "processes",
     seed: Seed = 0,
     steps: Steps = None,
+    samples: Samples = None,
     verify: Verify = "full",
     intensity: Intensity = "unit",
     dtype: StoredAs = "float32",
+    register: Register = None,
+    volume: Volume = None,
+    geometry: Geometry = None,
+    assume_mm: AssumeMM = False,
+    allow_shear: AllowShear = False,
+    any_content: AnyContent = False,
     shard: ShardOption = None,
     overwrite: Overwrite = False,
     force: Force = False,
@@ -120,6 +132,8 @@ def batch(
     from .cli import refusals
 
     with refusals():
+        from voxlate.data_prep import Overrides
+
         from .batch import BatchOptions, run_batch
 
         status = run_batch(
@@ -135,12 +149,20 @@ def batch(
                 bundle=str(bundle) if bundle else None,
                 device=device,
                 workers=workers,
-                engine=engine,
                 seed=seed,
                 steps=steps,
                 verify=verify,
                 intensity=intensity,
                 stored_as=dtype,
+                samples=samples,
+                register=register == "rigid",
+                overrides=Overrides(
+                    assume_mm=assume_mm,
+                    geometry=geometry,
+                    shear=allow_shear,
+                    content=any_content,
+                    volume=volume,
+                ),
             ),
             shard=shard,
             overwrite=overwrite,
@@ -163,6 +185,7 @@ def plan(
     skip_present: SkipPresent = False,
     picture: Picture = True,
     bundle: Bundle = None,
+    samples: Samples = None,
     shard: ShardOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
@@ -183,6 +206,7 @@ def plan(
             skip_present=skip_present,
             picture=picture,
             bundle=str(bundle) if bundle else None,
+            samples=samples,
         )
         found = plan_of(options, shard=shard)
     typer.echo(json.dumps(found.fields(), indent=2) if as_json else "\n".join(found.lines()))

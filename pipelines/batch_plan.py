@@ -139,7 +139,7 @@ def plan_of(options: BatchOptions, *, shard: str | None = None) -> Plan:
             if job.refusal is not None
         ],
         notes=cases.notes,
-        needs=estimate(jobs, output, facts.root),
+        needs=estimate(jobs, output, facts.root, samples=options.samples or 1),
         free_disk=free_disk(output),
         free_memory=available_memory(),
     )

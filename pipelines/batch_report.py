@@ -6,18 +6,34 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
 
 import voxlate
-from voxlate.data_prep import NoInputError, OutputError, Scan, VoxlateError, read_scan
+from voxlate.data_prep import (
+    NoInputError,
+    OutputError,
+    Overrides,
+    Scan,
+    VoxlateError,
+    read_scan,
+)
 from voxlate.data_prep.atomic_file import write_atomically
+from voxlate.data_prep.contrasts import read_contrast
+from voxlate.data_prep.rigid_transform import RigidTransform, resample
 
 from .batch import listed, options_from, saved_run
 from .batch_report_cases import ReportCase, find_report_cases
 from .batch_report_pages import TEMPLATES, case_page, index_page
+from .batch_report_table import NAME as TABLE
+from .batch_report_table import cases_csv
 from .bundle import bundle_facts
+from .manifest import inputs_of
 from .qc_picture import percentile_window
 from .viewer_volumes import FloatArray, Shown, write_volumes
 
@@ -63,6 +79,7 @@ def make_report(output: Path, *, volumes: bool = True, spacing: float = 1.0) -> 
         _write(folder / "cases" / f"{case.key}.html", page)
     title = f"Translations in {output.resolve().name}"
     now = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+    _write(folder / TABLE, cases_csv(cases))
     _write(folder / "index.html", index_page(cases, title, now))
     shown = {case.key for case in cases if volumes and case.targets and case.status != "damaged"}
     _forget(folder / "cases", {case.key for case in cases}, shown)
@@ -117,31 +134,32 @@ def _show_volumes(output: Path, folder: Path, cases: Sequence[ReportCase], spaci
     sources = _source_scans(output)
     for count, case in enumerate(cases, 1):
         path = folder / "cases" / f"{case.key}.js"
-        source = sources.get(case.place)
-        stamp = _stamp(case, source, spacing)
+        given = sources.get(case.place, {})
+        stamp = _stamp(case, given, spacing)
         if not (path.is_file() and _first_line(path) == f"// {stamp}"):
-            shown, notes = _volumes(output, case, source)
+            shown, notes = _volumes(output, case, given)
             with write_atomically(path) as file:
                 write_volumes(file, shown, notes, spacing=spacing, stamp=stamp)
         if count % 20 == 0 or count == len(cases):
             logger.info(f"report: volumes of {count} of {len(cases)} cases")
 
 
-def _source_scans(output: Path) -> dict[str, str]:
-    """Where the batch has its scans from, by the place of the record, which does not say it."""
+def _source_scans(output: Path) -> dict[str, dict[str, str]]:
+    """Where the batch has its scans from, by place of the record and modality."""
     try:
         options = options_from(saved_run(output)["options"])
         jobs = listed(options, bundle_facts(options.bundle)).jobs
     except (VoxlateError, KeyError, TypeError, OSError):
         return {}
-    return {job.files.record: job.scan for job in jobs}
+    return {job.files.record: job.inputs for job in jobs}
 
 
-def _stamp(case: ReportCase, source: str | None, spacing: float) -> str:
+def _stamp(case: ReportCase, given: Mapping[str, str], spacing: float) -> str:
     """Another for whatever changes what is shown."""
-    outputs = {target: entry.get("SHA256") for target, entry in case.record["Outputs"].items()}
-    there = source is not None and Path(source).is_file()
-    parts = [voxlate.__version__, spacing, case.record["Input"]["SHA256"], outputs, there]
+    shown = {**case.record["Outputs"], **_deviations(case)}
+    outputs = {name: entry.get("SHA256") for name, entry in shown.items()}
+    there = [name for name, path in given.items() if Path(path).is_file()]
+    parts = [voxlate.__version__, spacing, inputs_of(case.record), outputs, there]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
@@ -150,33 +168,84 @@ def _first_line(path: Path) -> str:
         return file.readline(200).decode("ascii", "replace").strip()
 
 
-def _volumes(output: Path, case: ReportCase, source: str | None) -> tuple[list[Shown], list[str]]:
-    """The scan and its translations, each in its window, and what has to be said of them."""
+def _deviations(case: ReportCase) -> dict[str, Mapping[str, str]]:
+    """Files of the samples' standard deviations, by what their panes are called."""
+    entries = case.record.get("Deviations") or {}
+    return {f"{target} SD": entry for target, entry in entries.items()}
+
+
+def _volumes(
+    output: Path, case: ReportCase, given: Mapping[str, str]
+) -> tuple[list[Shown], list[str]]:
+    """Scans, translations and deviations, each in its window, and what has to be said of them."""
     shown, notes = [], []
-    try:
-        if source is None:
-            raise FileNotFoundError
-        scan = read_scan(source)
-        if scan.sha256 != case.record["Input"]["SHA256"]:
-            notes.append("The scan is not shown: its file is another than when it was translated.")
-        else:
-            shown.append(Shown(f"{case.source} (scan)", percentile_window(scan.data), scan.affine))
-    except (VoxlateError, OSError):
-        notes.append("The scan is not shown: it cannot be read where the batch had it from.")
-    folder = (output / case.place).parent
-    for target, entry in case.record["Outputs"].items():
+    scans: dict[str, Scan] = {}
+    vouched = Overrides(**case.record["Options"].get("Overrides", {}))
+    ours = replace(vouched, content=True, volume=None)  # a flat deviation is no label map
+    for entry in [case.record["Input"], *case.record.get("OtherInputs", [])]:
+        name = entry["Modality"]
         try:
-            made = read_scan(folder / PurePosixPath(entry["File"]).name)
-        except VoxlateError as error:
-            notes.append(f"{target} is not shown: {error.what}.")
+            scan = _scan_of(entry, given, scans, vouched)
+        except (KeyError, VoxlateError, OSError):
+            notes.append(f"{name} is not shown: it cannot be read where the batch had it from.")
             continue
-        window = _windowed(made, case.record["Intensity"].get(target, {}))
-        shown.append(Shown(f"{target} (synthetic)", window, made.affine))
+        if scan is None:
+            notes.append(f"{name} is not shown: its file is another than when it was translated.")
+            continue
+        scans[name] = scan
+        shown.append(Shown(f"{name} (scan)", percentile_window(scan.data), scan.affine))
+    folder = (output / case.place).parent
+    for name, entry in {**case.record["Outputs"], **_deviations(case)}.items():
+        try:
+            made = read_scan(folder / PurePosixPath(entry["File"]).name, overrides=ours)
+        except VoxlateError as error:
+            notes.append(f"{name} is not shown: {error.what}.")
+            continue
+        target = name.removesuffix(" SD")
+        line = case.record["Intensity"].get(target, {})
+        if target == name:
+            shown.append(Shown(f"{name} (synthetic)", _windowed(made, line), made.affine))
+        else:
+            window, white = _spread(made, line)
+            shown.append(Shown(f"{name} (white: {white:.3f} of the window)", window, made.affine))
     return shown, notes
 
 
-def _windowed(made: Scan, line: dict[str, float]) -> FloatArray:
+def _scan_of(
+    entry: Mapping[str, Any],
+    given: Mapping[str, str],
+    earlier: Mapping[str, Scan],
+    overrides: Overrides,
+) -> Scan | None:
+    """What was given, laid over the first scan where that was done; None if it changed since.
+
+    Raises:
+        KeyError: The batch does not list it any more, or the first scan is not there.
+        ScanError: It cannot be read.
+    """
+    scan = read_contrast(given[entry["Modality"]], entry["Modality"], overrides)
+    if scan.sha256 != entry["SHA256"]:
+        return None
+    registered = entry.get("Registered")
+    if registered is None:
+        return scan
+    if not earlier:
+        raise KeyError(entry["Modality"])
+    fixed = next(iter(earlier.values()))
+    move = RigidTransform(np.asarray(registered["MatrixRASMM"], np.float64))
+    return resample(scan, fixed.shape, fixed.affine, move, background=float(scan.data.min()))
+
+
+def _windowed(made: Scan, line: Mapping[str, float]) -> FloatArray:
     """Back from the scale of the files to the networks' window, [0, 1]."""
     slope, intercept = line.get("Slope", 1.0), line.get("Intercept", 0.0)
     values = (made.data - intercept) / (slope or 1.0)
     return values.clip(0, 1).astype("float32")
+
+
+def _spread(made: Scan, line: Mapping[str, float]) -> tuple[FloatArray, float]:
+    """A deviation from 0 to the 99.5th percentile of what is above 0; and that, of the window."""
+    values = made.data / (line.get("Slope", 1.0) or 1.0)
+    above = values[values > 0]
+    white = float(np.percentile(above, 99.5)) if above.size else 1.0
+    return (values / white).clip(0, 1).astype("float32"), white

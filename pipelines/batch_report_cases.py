@@ -57,6 +57,12 @@ class ReportCase:
         return str(self.record.get("Input", {}).get("Modality", self.failure.get("modality", "")))
 
     @property
+    def inputs(self) -> list[str]:
+        """Every modality that it was made from."""
+        others = [str(entry.get("Modality", "")) for entry in self.record.get("OtherInputs") or []]
+        return [name for name in (self.source, *others) if name]
+
+    @property
     def targets(self) -> list[str]:
         """Modalities that were made."""
         return list(self.record.get("Outputs", {}))
@@ -70,6 +76,17 @@ class ReportCase:
     def scores(self) -> dict[str, dict[str, float | None]]:
         """By target and name; empty for records without."""
         return self.record.get("Scores") or {}
+
+    @property
+    def edges(self) -> float | None:
+        """Edge agreement of the target where it is lowest."""
+        found = [values.get("EdgeAgreement") for values in self.scores.values()]
+        return min((value for value in found if value is not None), default=None)
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """By stage."""
+        return self.record.get("Seconds") or {}
 
     @property
     def severity(self) -> float:

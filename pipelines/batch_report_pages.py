@@ -104,13 +104,17 @@ def _row(case: ReportCase) -> str:
         for target, values in case.scores.items()
         if (value := values.get("EdgeAgreement")) is not None
     )
+    lowest = "" if case.edges is None else f"{case.edges:.4f}"
+    near = f"{case.severity:.0%}" if case.scores else "-"
     return (
-        f'<tr data-status="{case.status}" data-targets="{_text(" ".join(case.targets))}" '
+        f'<tr data-status="{case.status}" data-edges="{lowest}" '
+        f'data-targets="{_text(" ".join(case.targets))}" '
         f'data-warnings="{_text(" ".join(_codes(case)))}"><td><a href="{page}">{image}</a></td>'
         f'<td><a href="{page}">{_text(case.id)}</a></td>'
         f'<td class="{case.status}">{case.status}</td>'
-        f"<td>{_text(case.source)} &rarr; {_text(', '.join(case.targets)) or '-'}</td>"
-        f'<td class="number">{edges or "-"}</td><td>{_matter(case)}</td></tr>'
+        f"<td>{_text(' + '.join(case.inputs))} &rarr; {_text(', '.join(case.targets)) or '-'}</td>"
+        f'<td class="number">{edges or "-"}</td><td class="number">{near}</td>'
+        f"<td>{_matter(case)}</td></tr>"
     )
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from voxlate.data_prep import VoxlateError, WeightsError, errors
+from voxlate.data_prep import Overrides, VoxlateError, WeightsError, errors
 
 from .case_list import CaseJob, Refusal
 from .failures import Outcome, StopBatch
@@ -102,7 +102,8 @@ def ready_fields(runner: CaseRunner) -> dict[str, Any]:
 
 
 def _options(fields: Mapping[str, Any]) -> CaseOptions:
-    return CaseOptions(**{**fields, "targets": tuple(fields["targets"])})
+    overrides = Overrides(**fields["overrides"])
+    return CaseOptions(**{**fields, "targets": tuple(fields["targets"]), "overrides": overrides})
 
 
 def job_from(fields: Mapping[str, Any]) -> CaseJob:
@@ -113,6 +114,7 @@ def job_from(fields: Mapping[str, Any]) -> CaseJob:
             **fields,
             "targets": tuple(fields["targets"]),
             "notes": tuple(fields["notes"]),
+            "others": tuple(fields["others"]),
             "files": CaseFiles(**fields["files"]),
             "refusal": None if refusal is None else Refusal(*refusal),
         }

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import voxlate
 from voxlate.data_prep import write_atomically
+
+from .manifest import inputs_of
 
 DESCRIPTION = "dataset_description.json"
 BIDS_VERSION = "1.9.0"
@@ -49,19 +51,27 @@ def write_dataset_files(output: Path, source: Path) -> None:
                 file.write(text.encode())
 
 
-def sidecar(record: Mapping[str, Any], target: str, source: str) -> dict[str, Any]:
+def sidecar(
+    record: Mapping[str, Any], target: str, sources: Sequence[str], *, deviation: bool = False
+) -> dict[str, Any]:
     """BIDS sidecar of one volume, from its case's record.
 
     Args:
         record: As ``describe`` gives it.
         target: Modality of the volume.
-        source: Path of the scan below its data set.
+        sources: Paths of the scans it was made from, below their data set.
+        deviation: Whether the volume is the samples' standard deviation.
     """
+    given = ", ".join(inputs_of(record))
+    count = record["Options"].get("Samples")
+    what = target if count is None else f"mean of {count} samples of {target}"
+    if deviation:
+        what = f"standard deviation of {count} samples of {target}"
     return {
         "Synthetic": True,
-        "Description": f"{target} made from {record['Input']['Modality']} by voxlate",
+        "Description": f"{what} made from {given} by voxlate",
         "Statement": record["Statement"],
-        "Sources": [f"bids:raw:{source}"],
+        "Sources": [f"bids:raw:{source}" for source in sources],
         "SkullStripped": record["Input"]["SkullStripped"],
         "IntensityScale": record["IntensityScale"],
         "Scores": record["Scores"].get(target),

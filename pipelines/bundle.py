@@ -1,6 +1,7 @@
 """A MONAI bundle as its parts: network, weights, preprocessing, scheduler."""
 
 import os
+import pydoc
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -75,6 +76,7 @@ class BundleFacts(NamedTuple):
         steps: Denoising steps unless a run says otherwise.
         scheduler: Walks them.
         configuration: SHA-256 of ``configs/network.yaml``.
+        several: Whether its network makes use of more than one given contrast.
     """
 
     root: Path
@@ -82,6 +84,7 @@ class BundleFacts(NamedTuple):
     steps: int
     scheduler: Any
     configuration: str
+    several: bool = False
 
     @property
     def weights(self) -> Path:
@@ -108,7 +111,12 @@ def bundle_facts(path: str | os.PathLike[str] | None = None) -> BundleFacts:
             )
     modalities, steps, scheduler = (parser.get_parsed_content(key) for key in keys)
     return BundleFacts(
-        root, tuple(modalities), int(steps), scheduler, sha256_of(root / NETWORK_FILE)
+        root,
+        tuple(modalities),
+        int(steps),
+        scheduler,
+        sha256_of(root / NETWORK_FILE),
+        _prior_takes_several(parser),
     )
 
 
@@ -145,6 +153,15 @@ def _parser(files: Sequence[str | os.PathLike[str]]) -> ConfigParser:
     parser.read_config([os.fspath(file) for file in files])
     parser["bundle_root"] = os.fspath(Path(files[0]).absolute().parents[1])
     return parser
+
+
+def _prior_takes_several(parser: ConfigParser) -> bool:
+    """Whether the prior's class can encode a whole case; it is looked up, not built."""
+    prior: Any = parser.config["network_def"].get("prior")
+    while isinstance(prior, str) and prior.startswith("@"):
+        prior = parser[prior[1:]]
+    target = prior.get("_target_", "") if isinstance(prior, dict) else ""
+    return hasattr(pydoc.locate(str(target)), "encode_case")
 
 
 def _version(root: Path) -> str:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,9 +12,9 @@ from voxlate.data_prep import (
     ScanError,
     UsageError,
     parse_modality,
-    read_scan,
 )
-from voxlate.data_prep.contrasts import NOT_MR
+from voxlate.data_prep.contrasts import read_contrast
+from voxlate.data_prep.overrides import NONE
 from voxlate.data_prep.registration import misalignment_mm, register_rigid
 from voxlate.data_prep.rigid_transform import RigidTransform, resample
 
@@ -46,7 +46,7 @@ def read_inputs(
     modalities: Sequence[str],
     *,
     register: bool = False,
-    overrides: Overrides | None = None,
+    overrides: Overrides = NONE,
 ) -> CaseInputs:
     """Read a case's contrasts and check that they belong together.
 
@@ -75,9 +75,7 @@ def read_inputs(
     for modality in (name for name in modalities if name in named):
         scan = named[modality]
         if not isinstance(scan, Scan):
-            vouched = overrides or Overrides()
-            content = vouched.content or modality in NOT_MR
-            scan = read_scan(scan, overrides=replace(vouched, content=content))
+            scan = read_contrast(scan, modality, overrides)
         scans[modality] = scan
     refuse_same_image(scans)
     return align(scans, register=register)

@@ -65,6 +65,7 @@ class CaseJob:
         given: Every scan that the list has of this case, by modality.
         notes: What is to be said of it in its record, each ``W_CODE: text``.
         refusal: Why it cannot be translated, where that is known already.
+        others: Further modalities that it is translated from, in the network's order.
     """
 
     id: str
@@ -75,6 +76,12 @@ class CaseJob:
     given: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     refusal: Refusal | None = None
+    others: tuple[str, ...] = ()
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """What it is translated from: modality to file, the source first."""
+        return {self.source: self.scan, **{name: self.given[name] for name in self.others}}
 
 
 class CaseList(NamedTuple):
@@ -95,6 +102,8 @@ class Wanted(NamedTuple):
         named: Whether the targets were named; one that is left out is then noted.
         skip_present: Leave out targets that the case has a scan of.
         picture: Whether each case gets a picture.
+        several: Whether the network takes all of the sources that a case has, not the first alone.
+        deviations: Whether each result has its standard deviation beside it.
     """
 
     sources: tuple[str, ...]
@@ -102,6 +111,8 @@ class Wanted(NamedTuple):
     named: bool = True
     skip_present: bool = False
     picture: bool = True
+    several: bool = False
+    deviations: bool = False
 
 
 def wanted_of(
@@ -111,6 +122,8 @@ def wanted_of(
     *,
     skip_present: bool = False,
     picture: bool = True,
+    several: bool = False,
+    deviations: bool = False,
 ) -> Wanted:
     """Check what was asked for against the modalities that a network knows; None means all.
 
@@ -129,11 +142,15 @@ def wanted_of(
             "name another target",
             code="E_TARGET",
         )
-    return Wanted(tuple(known_sources), tuple(known_targets), bool(targets), skip_present, picture)
-
-
-def _known(names: Sequence[str], modalities: Sequence[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(parse_modality(name, modalities) for name in names))
+    return Wanted(
+        tuple(known_sources),
+        tuple(known_targets),
+        bool(targets),
+        skip_present,
+        picture,
+        several,
+        deviations,
+    )
 
 
 def list_jobs(
@@ -169,7 +186,7 @@ def list_jobs(
                 "a list takes no pattern", "drop --pattern", code="E_PATTERN", file=path
             )
         jobs = table_jobs(path, modalities, wanted)
-        return CaseList(without_clashes(jobs), "tree", [])
+        return CaseList(without_clashes(jobs), "tree", _unused(jobs, wanted))
     if not path.is_dir():
         raise NoInputError(
             "no such folder or list", "name a folder or a .csv file", code="E_PATH", file=path
@@ -191,6 +208,7 @@ def list_jobs(
             code="E_NO_INPUT",
             file=path,
         )
+    notes += _unused(jobs, wanted)
     return CaseList(without_clashes([*jobs, *unreadable]), chosen, notes)
 
 
@@ -234,26 +252,32 @@ def make_job(
     case_id: str | None = None,
     targets: Sequence[str] | None = None,
 ) -> CaseJob:
-    """Choose source and targets of one case.
+    """Choose what one case is translated from, and its targets.
 
     Args:
-        given: Its scans by modality.
+        given: Its scans by modality, in the network's order.
         root: Folder that ids and results are relative to.
         wanted: Of every case.
         name_files: ``tree_files`` or ``bids_files``.
         case_id: By default the source's path below ``root`` without suffix.
         targets: Of this case, instead of ``wanted.targets``.
     """
-    source = next((name for name in wanted.sources if name in given), None)
+    present = [name for name in wanted.sources if name in given]
+    if wanted.several:
+        present = [name for name in given if name in wanted.sources]
+    source = next(iter(present), None)
+    used = present if wanted.several else present[:1]
     shown = next(iter(given.values())) if source is None else given[source]
     if case_id is None:
         case_id = (shown.parent.relative_to(root) / stem(shown)).as_posix()
     asked = tuple(wanted.targets if targets is None else targets)
     notes, left = [], []
     for target in asked:
-        if target == source and not (targets or wanted.named):
+        if target in used and not (targets or wanted.named):
             continue
-        if target == source:
+        if target in used and wanted.several:
+            notes.append(f"W_GIVEN: {target} is given, so it is not made")
+        elif target == source:
             notes.append(f"W_SOURCE: {target} is the source and was not made")
         elif target in given and wanted.skip_present:
             notes.append(f"W_PRESENT: there is a scan of {target}, none was made")
@@ -270,7 +294,7 @@ def make_job(
     elif not left:
         refusal = Refusal(
             f"nothing to make: the case has {', '.join(asked)}",
-            "name another target, or leave --skip-present out",
+            "name another target, fewer sources, or leave --skip-present out",
             "E_TARGET",
             printable(shown),
         )
@@ -281,11 +305,23 @@ def make_job(
         source=source or next(iter(given)),
         scan=os.fspath(shown),
         targets=tuple(left),
-        files=name_files(case_id, left, picture=wanted.picture),
+        files=name_files(case_id, left, picture=wanted.picture, deviations=wanted.deviations),
         given={name: os.fspath(path) for name, path in given.items()},
         notes=tuple(notes),
         refusal=refusal,
+        others=tuple(used[1:]),
     )
+
+
+def _unused(jobs: Sequence[CaseJob], wanted: Wanted) -> list[str]:
+    """A line about cases with more contrasts than the network takes."""
+    count = sum(len(job.given.keys() & set(wanted.sources)) > 1 for job in jobs)
+    if wanted.several or not count:
+        return []
+    return [
+        f"{count} case(s) have several contrasts, and this bundle translates one at a time: the "
+        f"first of {', '.join(wanted.sources)}; --source names another"
+    ]
 
 
 def unusable_id(case_id: str) -> str | None:

@@ -11,22 +11,27 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from voxlate.data_prep import (
     UNIT,
     OutputScale,
+    Overrides,
     Prepared,
     Preprocessing,
     Scan,
     Suitability,
     parse_output_scale,
-    read_scan,
 )
+from voxlate.data_prep.contrasts import read_contrast
+from voxlate.data_prep.overrides import NONE
 from voxlate.data_prep.rigid_transform import RigidTransform
 
 from .bundle import Origin
+from .case_inputs import CaseInputs
 from .quality_scores import Scores
+from .samples import sample_seeds
 
 FloatArray = npt.NDArray[np.float32]
 StoredAs = Literal["float32", "scan"]
@@ -44,6 +49,8 @@ class Request:
         steps: Denoising steps; 0 is the prior alone.
         scale: What the intensities of the results mean.
         stored_as: Voxel type of the files: ``float32`` or the scan's own.
+        others: Further modalities that are given, as channels behind the source.
+        further: What else was asked for, see ``further_options``.
     """
 
     case_id: str
@@ -53,22 +60,62 @@ class Request:
     steps: int
     scale: OutputScale = UNIT
     stored_as: StoredAs = "float32"
+    others: tuple[str, ...] = ()
+    further: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Every given modality, in the order of the channels."""
+        return (self.source, *self.others)
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """One for each sample, or the user's alone."""
+        return sample_seeds(self.seed, self.further.get("samples"))
 
 
 @dataclass(frozen=True)
 class ReadyCase:
-    """A scan, and what the networks will see of it."""
+    """A scan, or several of one case, and what the networks will see of them.
+
+    Attributes:
+        scan: On whose grid the results will be.
+        prepared: What the networks see of it.
+        seconds: By stage.
+        inputs: Of a case with several contrasts, all of them.
+        beside: What the networks see of the further ones, (1, x, y, z) each.
+    """
 
     scan: Scan
     prepared: Prepared
     seconds: dict[str, float]
+    inputs: CaseInputs | None = None
+    beside: tuple[Tensor, ...] = ()
+
+    @property
+    def volume(self) -> Float[Tensor, "n x y z"]:
+        """A channel for each given contrast."""
+        return torch.cat([self.prepared.volume, *self.beside])
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What reading tolerated or doubts."""
+        return self.scan.warnings if self.inputs is None else self.inputs.warnings
+
+    @property
+    def others(self) -> dict[str, Scan]:
+        """The further contrasts, on the scan's grid."""
+        if self.inputs is None:
+            return {}
+        reference = self.inputs.reference
+        return {name: scan for name, scan in self.inputs.scans.items() if name != reference}
 
 
 @dataclass(frozen=True)
 class Made:
-    """What the networks answered, (t, 1, x, y, z) on the model's grid, and where they did."""
+    """What the networks answered on the model's grid, sample by sample, and where they did."""
 
-    volumes: Tensor
+    volumes: Float[Tensor, "kt 1 x y z"]
     device: torch.device
     dtype: torch.dtype
     origin: Origin | None
@@ -102,6 +149,9 @@ class Translation:
         others: Further contrasts of the case that it was made from, by modality, on the scan's
             grid.
         moves: Of those that were registered to the scan, the transform from it to their own place.
+        further: What else was asked for, see ``further_options``.
+        seeds: Of the samples, where there are several; the volumes are then their means.
+        deviations: Likewise by target, the standard deviation of the samples, in the volumes' unit.
     """
 
     scan: Scan
@@ -123,6 +173,9 @@ class Translation:
     scores: Mapping[str, Scores] = field(default_factory=dict)
     others: Mapping[str, Scan] = field(default_factory=dict)
     moves: Mapping[str, RigidTransform] = field(default_factory=dict)
+    further: Mapping[str, Any] = field(default_factory=dict)
+    seeds: tuple[int, ...] = ()
+    deviations: Mapping[str, FloatArray] = field(default_factory=dict)
 
     def __getitem__(self, target: str) -> FloatArray:
         return self.volumes[target]
@@ -137,8 +190,20 @@ class Translation:
         return np.where(scaled > scaled.min(), values.clip(0, 1), 0).astype(np.float32)
 
 
-def read_case(scan: str | os.PathLike[str] | Scan, preprocessing: Preprocessing) -> ReadyCase:
+def read_case(
+    scan: str | os.PathLike[str] | Scan,
+    preprocessing: Preprocessing,
+    *,
+    modality: str = "",
+    overrides: Overrides = NONE,
+) -> ReadyCase:
     """Read a scan, unless it was read already, and prepare it for the networks.
+
+    Args:
+        scan: NIfTI file, or a scan that was read.
+        preprocessing: To the network's grid and intensities.
+        modality: Of the scan: a CT may then look like one.
+        overrides: What the user vouches for.
 
     Raises:
         ScanError: The scan cannot be used.
@@ -146,7 +211,7 @@ def read_case(scan: str | os.PathLike[str] | Scan, preprocessing: Preprocessing)
     clock = Clock()
     with clock("read"):
         if not isinstance(scan, Scan):
-            scan = read_scan(scan)
+            scan = read_contrast(scan, modality, overrides)
     with clock("prepare"):
         prepared = preprocessing.apply(scan)
     return ReadyCase(scan, prepared, clock.seconds)

@@ -46,6 +46,8 @@ def table_jobs(path: Path, modalities: Sequence[str], wanted: Wanted) -> list[Ca
         )
     if len(set(columns.values())) < len(columns):
         raise UsageError("two columns are the same modality", "keep one", code="E_TABLE", file=path)
+    places = {name: index for index, name in columns.items()}
+    places = {name: places[name] for name in modalities if name in places}
     place = names.index("id")
     target_place = names.index("targets") if "targets" in names else None
     jobs: list[CaseJob] = []
@@ -61,7 +63,7 @@ def table_jobs(path: Path, modalities: Sequence[str], wanted: Wanted) -> list[Ca
                 file=path,
             )
         lines[case_id.casefold()] = line
-        given = {name: path.parent / fields[i] for i, name in columns.items() if fields[i].strip()}
+        given = {name: path.parent / fields[i] for name, i in places.items() if fields[i].strip()}
         asked = "" if target_place is None else fields[target_place]
         jobs.append(_job(case_id, given, asked, path, line, modalities, wanted))
     if not jobs:

@@ -17,9 +17,9 @@ import typer
 import voxlate
 
 from . import batch_cli, evaluate_cli, prepare_cli, report_cli
+from .reader_options import AllowShear, AssumeMM, Geometry, Volume
 
 StoredAs = Literal["float32", "scan"]
-Geometry = Literal["sform", "qform"]
 ContrastFile = Annotated[
     Path | None, typer.Option(metavar="FILE", help="This contrast of the case, in place of INPUT.")
 ]
@@ -91,6 +91,7 @@ def translate(
     steps: Annotated[
         int | None, typer.Option(min=0, help="Denoising steps. Default: the bundle's.")
     ] = None,
+    samples: batch_cli.Samples = None,
     intensity: Annotated[
         str,
         typer.Option(
@@ -101,19 +102,10 @@ def translate(
     dtype: Annotated[
         StoredAs, typer.Option(help="Voxel type of the results: float32, or that of the scan.")
     ] = "float32",
-    volume: Annotated[
-        int | None, typer.Option(min=0, help="Volume of a 4D INPUT, counted from 0.")
-    ] = None,
-    geometry: Annotated[
-        Geometry | None,
-        typer.Option(help="Transform to believe where the header has two that differ."),
-    ] = None,
-    assume_mm: Annotated[
-        bool, typer.Option("--assume-mm", help="Lengths are mm, whatever unit the header says.")
-    ] = False,
-    allow_shear: Annotated[
-        bool, typer.Option("--allow-shear", help="Accept axes that are not square.")
-    ] = False,
+    volume: Volume = None,
+    geometry: Geometry = None,
+    assume_mm: AssumeMM = False,
+    allow_shear: AllowShear = False,
     force: Annotated[
         bool, typer.Option("--force", help="Accept what looks like a CT or a label map.")
     ] = False,
@@ -166,6 +158,7 @@ def translate(
                 device=device,
                 seed=seed,
                 steps=steps,
+                samples=samples,
                 intensity=intensity,
                 stored_as=dtype,
                 overrides=overrides,
@@ -182,6 +175,7 @@ def translate(
                 device=device,
                 seed=seed,
                 steps=steps,
+                samples=samples,
                 intensity=intensity,
                 stored_as=dtype,
                 overrides=overrides,

@@ -21,9 +21,10 @@ from .case_steps import (
     output_scale,
     stem,
 )
-from .device import inference_context
 from .finish_case import finish_case
-from .one_to_many import OneToMany, Progress
+from .manifest import further_options
+from .one_to_many import Progress
+from .samples import check_samples
 
 if TYPE_CHECKING:
     from .translator import Translator
@@ -55,6 +56,7 @@ def complete(
     *,
     seed: int = 0,
     steps: int | None = None,
+    samples: int | None = None,
     case_id: str | None = None,
     intensity: str | OutputScale = "unit",
     stored_as: StoredAs = "float32",
@@ -68,6 +70,7 @@ def complete(
         targets: Wanted; None for every one that is missing. Given ones are not made, with a note.
         seed: Same seed, case and target: same noise.
         steps: Denoising steps instead of the translator's.
+        samples: As ``Translator`` has it.
         case_id: Name of the case; by default the first file's.
         intensity: As ``Translator`` has it.
         stored_as: Likewise.
@@ -83,56 +86,33 @@ def complete(
     """
     refuse_several(translator.network, list(inputs.scans))
     wanted, notes = missing_targets(translator.modalities, list(inputs.scans), targets)
-    scan = inputs.scans[inputs.reference]
+    steps = translator.checked_steps(steps)
     request = Request(
-        case_id or stem(scan.path),
+        case_id or stem(inputs.scans[inputs.reference].path),
         inputs.reference,
         tuple(wanted),
         seed,
-        translator.checked_steps(steps),
+        steps,
         output_scale(intensity, wanted),
         stored_as,
+        others=tuple(name for name in inputs.scans if name != inputs.reference),
+        further=further_options(samples=check_samples(samples, steps)),
     )
+    ready = prepare_together(inputs, translator.preprocessing)
+    made = translator.compute(ready.volume, request, progress)
+    translation = finish_case(ready, made, request, translator.preprocessing)
+    return replace(translation, warnings=tuple(dict.fromkeys((*translation.warnings, *notes))))
+
+
+def prepare_together(inputs: CaseInputs, preprocessing: Preprocessing) -> ReadyCase:
+    """Take all scans to one model's grid around all their heads."""
     clock = Clock()
     with clock("prepare"):
-        volumes, ready = prepare_together(inputs, translator.preprocessing)
-    made = compute(translator, volumes, list(inputs.scans), request, progress)
-    ready = replace(ready, seconds=clock.seconds)
-    translation = finish_case(ready, made, request, translator.preprocessing)
-    warnings = dict.fromkeys((*inputs.warnings, *translation.warnings, *notes))
-    others = {name: scan for name, scan in inputs.scans.items() if name != inputs.reference}
-    return replace(translation, warnings=tuple(warnings), others=others, moves=inputs.moves)
-
-
-def prepare_together(inputs: CaseInputs, preprocessing: Preprocessing) -> tuple[Tensor, ReadyCase]:
-    """All scans on one model's grid around all their heads: (n, x, y, z), and the reference."""
-    scans = list(inputs.scans.values())
-    plan = preprocessing.plan(*scans)
-    prepared = [preprocessing.apply(scan, plan) for scan in scans]
-    volumes = torch.cat([one.volume for one in prepared])
-    return volumes, ReadyCase(scans[0], prepared[0], {})
-
-
-def compute(
-    translator: "Translator",
-    volumes: Tensor,
-    sources: Sequence[str],
-    request: Request,
-    progress: Progress | None = None,
-) -> Made:
-    """Run the networks on the prepared volumes (n, x, y, z) of these sources."""
-    clock = Clock(translator.device)
-    many = OneToMany(translator.network, translator.scheduler, steps=request.steps)
-    with clock("translate"), inference_context(translator.device, translator.dtype):
-        made = many(
-            volumes[None].to(translator.device, torch.float32),
-            source=sources,
-            targets=request.targets,
-            seed=request.seed,
-            case_id=request.case_id,
-            progress=progress,
-        ).cpu()
-    return Made(made, translator.device, translator.dtype, translator.origin, clock.seconds)
+        scans = list(inputs.scans.values())
+        plan = preprocessing.plan(*scans)
+        first, *others = [preprocessing.apply(scan, plan) for scan in scans]
+    beside = tuple(other.volume for other in others)
+    return ReadyCase(scans[0], first, clock.seconds, inputs, beside)
 
 
 def complete_volumes(
@@ -142,6 +122,7 @@ def complete_volumes(
     *,
     seed: int = 0,
     steps: int | None = None,
+    samples: int | None = None,
     case_id: str | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Tensor]:
@@ -153,11 +134,13 @@ def complete_volumes(
         targets: Wanted; None for every one that is missing. A given one is handed through.
         seed: The user's seed.
         steps: Denoising steps instead of the translator's.
+        samples: As ``Translator`` has it.
         case_id: Of the noise's seed.
         progress: Called with (stage, done, in all).
 
     Returns:
-        By modality, in the network's order.
+        By modality, in the network's order; of several samples the means, and behind them the
+        deviations as ``<modality>_sd``.
 
     Raises:
         UsageError: A modality is unknown or given twice, nothing is missing, the network takes one
@@ -180,8 +163,27 @@ def complete_volumes(
     wanted, _ = missing_targets(known, list(named), targets)
     steps = translator.checked_steps(steps)
     sources = [name for name in known if name in named]
-    request = Request(case_id or "volume", sources[0], tuple(wanted), seed, steps)
+    request = Request(
+        case_id or "volume",
+        sources[0],
+        tuple(wanted),
+        seed,
+        steps,
+        others=tuple(sources[1:]),
+        further=further_options(samples=check_samples(samples, steps)),
+    )
     volumes = torch.cat([named[name].cpu() for name in sources])
-    made = compute(translator, volumes, sources, request, progress)
-    every = {**named, **dict(zip(wanted, made.volumes, strict=True))}
+    made = translator.compute(volumes, request, progress)
+    every = {**named, **named_volumes(made, request)}
+    known = [*known, *(name for name in every if name not in known)]
     return {name: every[name] for name in known if name in every}
+
+
+def named_volumes(made: Made, request: Request) -> dict[str, Tensor]:
+    """The answers by target; of several samples the means, and ``<target>_sd`` the deviations."""
+    answers = made.volumes.unflatten(0, (len(request.seeds), len(request.targets)))
+    named = dict(zip(request.targets, answers.mean(0), strict=True))
+    if len(answers) > 1:
+        spread = [f"{target}_sd" for target in request.targets]
+        named |= dict(zip(spread, answers.std(0), strict=True))
+    return named

@@ -3,17 +3,22 @@
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from voxlate.data_prep import Overrides, parse_output_scale, read_scan
+from voxlate.data_prep import Overrides, parse_output_scale
+from voxlate.data_prep.contrasts import read_contrast
+from voxlate.data_prep.overrides import NONE
 
 from .case_inputs import missing_targets, read_inputs
 from .case_steps import StoredAs, Translation, stem
 from .completion import complete, refuse_several
 from .layouts import tree_files
+from .manifest import further_options
 from .one_to_many import resolve_targets
 from .outputs import check_outputs, write_translation
 from .progress import CaseProgress
+from .samples import check_samples
 from .translator import Translator
 
 logger = logging.getLogger(__name__)
@@ -29,9 +34,10 @@ def convert(
     device: str = "auto",
     seed: int = 0,
     steps: int | None = None,
+    samples: int | None = None,
     intensity: str = "unit",
     stored_as: StoredAs = "float32",
-    overrides: Overrides | None = None,
+    overrides: Overrides = NONE,
     overwrite: bool = False,
     quiet: bool = False,
 ) -> list[Path]:
@@ -46,6 +52,7 @@ def convert(
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:<index>``.
         seed: Same seed, same translation.
         steps: Denoising steps; by default the bundle's.
+        samples: Draw so many: results are their mean, with their standard deviation beside it.
         intensity: ``unit``, ``percentile`` or ``match:REFERENCE``, see docs/intensity.md.
         stored_as: Voxel type of the files: ``float32`` or ``scan``, the scan's own.
         overrides: What the user vouches for, where the scan alone would be refused.
@@ -62,11 +69,12 @@ def convert(
     check_outputs(folder, [], overwrite=overwrite)
     with CaseProgress(name, quiet=quiet) as progress:
         progress("read", 0, 1)
-        scan = read_scan(scan_file, overrides=overrides or Overrides())
+        scan = read_contrast(scan_file, source.lower(), overrides)
         progress("load the networks", 0, 1)
         translator = Translator.from_bundle(bundle, device=device)
+        check_samples(samples, translator.checked_steps(steps))
         source, wanted = resolve_targets(translator.modalities, source, targets)
-        files = tree_files(name, wanted)
+        files = tree_files(name, wanted, deviations=samples is not None)
         check_outputs(folder, files.names, overwrite=overwrite)
         translation = translator(
             scan,
@@ -74,12 +82,15 @@ def convert(
             wanted,
             seed=seed,
             steps=steps,
+            samples=samples,
             case_id=name,
             intensity=parse_output_scale(intensity, wanted),
             stored_as=stored_as,
             progress=progress,
         )
         progress("write", 0, 1)
+        further = further_options(samples=samples, overrides=overrides)
+        translation = replace(translation, further=further)
         written = write_translation(translation, folder, files, overwrite=overwrite)
     _tell(translation)
     return written
@@ -95,9 +106,10 @@ def convert_case(
     device: str = "auto",
     seed: int = 0,
     steps: int | None = None,
+    samples: int | None = None,
     intensity: str = "unit",
     stored_as: StoredAs = "float32",
-    overrides: Overrides | None = None,
+    overrides: Overrides = NONE,
     overwrite: bool = False,
     quiet: bool = False,
 ) -> list[Path]:
@@ -112,6 +124,7 @@ def convert_case(
         device: As there.
         seed: As there.
         steps: As there.
+        samples: As there.
         intensity: As there.
         stored_as: As there.
         overrides: As there, for every file.
@@ -129,12 +142,13 @@ def convert_case(
     with CaseProgress(", ".join(given), quiet=quiet) as progress:
         progress("load the networks", 0, 1)
         translator = Translator.from_bundle(bundle, device=device)
+        check_samples(samples, translator.checked_steps(steps))
         refuse_several(translator.network, list(given))
         progress("read", 0, 1)
         inputs = read_inputs(given, translator.modalities, register=register, overrides=overrides)
         wanted, _ = missing_targets(translator.modalities, list(inputs.scans), targets)
         name = stem(inputs.scans[inputs.reference].path)
-        files = tree_files(name, wanted)
+        files = tree_files(name, wanted, deviations=samples is not None)
         check_outputs(folder, files.names, overwrite=overwrite)
         translation = complete(
             translator,
@@ -142,12 +156,15 @@ def convert_case(
             targets,
             seed=seed,
             steps=steps,
+            samples=samples,
             case_id=name,
             intensity=intensity,
             stored_as=stored_as,
             progress=progress,
         )
         progress("write", 0, 1)
+        further = further_options(samples=samples, register=register, overrides=overrides)
+        translation = replace(translation, further=further)
         written = write_translation(translation, folder, files, overwrite=overwrite)
     _tell(translation)
     return written

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,6 +22,8 @@ SAMPLE = 200  #: headers that are read; a batch may have a hundred thousand
 # of 1 mm, 870 MiB of them above what is loaded.
 LOADED_BYTES = 770 * 2**20
 BYTES_PER_MM3 = 870 * 2**20 / (192 * 192 * 144)
+# A sample of a target is a float32 volume of 1 mm three times: twice in the network, once written.
+BYTES_PER_MM3_SAMPLE = 3 * 4
 # Of compressed float32 volumes, by voxel of the scan: an allowance between noise all over, which
 # takes 3.5, and T1s of open_ms and upenn_gbm, quiet around the head, which take 0.3 to 0.8.
 BYTES_PER_VOXEL = 2.5
@@ -48,27 +50,28 @@ class Estimate(NamedTuple):
     basis: int
 
 
-def estimate(jobs: Sequence[CaseJob], output: Path, bundle: Path) -> Estimate:
+def estimate(jobs: Sequence[CaseJob], output: Path, bundle: Path, *, samples: int = 1) -> Estimate:
     """Estimate from the headers of at most ``SAMPLE`` scans and the records in ``output``.
 
     Args:
         jobs: What is to be done.
         output: Its finished cases tell the time of one.
         bundle: Folder of the bundle.
+        samples: Of each result; from two on every volume has its deviation beside it.
     """
     good = [job for job in jobs if job.refusal is None]
-    volumes = sum(len(job.targets) for job in good)
+    volumes = sum(len(job.targets) for job in good) * (1 if samples == 1 else 2)
     sample = good[:: max(1, math.ceil(len(good) / SAMPLE))]
     sizes = [size for job in sample if (size := _size(job.scan)) is not None]
     voxels = float(np.mean([size[0] for size in sizes])) if sizes else 0.0
     pictures = sum(job.files.picture is not None for job in good)
     memory = None
     if bundle.resolve() == default_bundle().resolve() and sizes:
-        memory = int(LOADED_BYTES + BYTES_PER_MM3 * max(size[1] for size in sizes))
+        targets = max(len(job.targets) for job in good)
+        by_mm3 = BYTES_PER_MM3 + BYTES_PER_MM3_SAMPLE * (samples - 1) * targets
+        memory = int(LOADED_BYTES + by_mm3 * max(size[1] for size in sizes))
     times = [
-        sum(record["Seconds"].values())
-        for _, record in find_manifests(output)
-        if record.get("Seconds")
+        _seconds(record, samples) for _, record in find_manifests(output) if record.get("Seconds")
     ]
     return Estimate(
         cases=len(good),
@@ -80,14 +83,21 @@ def estimate(jobs: Sequence[CaseJob], output: Path, bundle: Path) -> Estimate:
     )
 
 
-def check_room(jobs: Sequence[CaseJob], output: Path, bundle: Path, devices: Sequence[str]) -> None:
+def check_room(
+    jobs: Sequence[CaseJob],
+    output: Path,
+    bundle: Path,
+    devices: Sequence[str],
+    *,
+    samples: int = 1,
+) -> None:
     """Refuse a batch that the disk or the memory has no room for.
 
     Raises:
         OutputError: The disk has not.
         DeviceError: The memory has not.
     """
-    needed = estimate(jobs, output, bundle)
+    needed = estimate(jobs, output, bundle, samples=samples)
     free = free_disk(output)
     done = sum(job.refusal is None and (output / job.files.record).exists() for job in jobs)
     left = int(needed.disk * (1 - done / max(needed.cases, 1)))
@@ -139,6 +149,15 @@ def readable(size: float) -> str:
             return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
         size /= 1000
     return f"{size:.1f} TB"
+
+
+def _seconds(record: Mapping[str, Any], samples: int) -> float:
+    """What a case took; with another number of samples, what it would have taken."""
+    share = samples / record.get("Options", {}).get("Samples", 1)
+    return sum(
+        seconds * (share if stage in ("translate", "restore") else 1)
+        for stage, seconds in record["Seconds"].items()
+    )
 
 
 def _size(scan: str) -> tuple[int, float] | None:

@@ -9,8 +9,8 @@ import io
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
@@ -42,6 +42,7 @@ class Outcome:
         todo: What to do about it.
         modality: The source, for the list of failures.
         scan: Its file, likewise.
+        others: Further inputs, likewise: modality to file.
     """
 
     id: str
@@ -55,6 +56,7 @@ class Outcome:
     todo: str = ""
     modality: str = ""
     scan: str = ""
+    others: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def line(self) -> str:
@@ -91,6 +93,7 @@ def failed(job: CaseJob, error: Exception) -> Outcome:
         todo=refusal.todo,
         modality=job.source,
         scan=job.scan,
+        others={name: job.given[name] for name in job.others},
     )
 
 
@@ -158,16 +161,15 @@ def write_failed_csv(path: Path, outcomes: Iterable[Outcome]) -> None:
     if not outcomes:
         path.unlink(missing_ok=True)
         return
-    used = {outcome.modality for outcome in outcomes}
+    inputs = [{**outcome.others, outcome.modality: outcome.scan} for outcome in outcomes]
+    used = {name for files in inputs for name in files}
     modalities = [name for name in DEFAULT_MODALITIES if name in used]
     modalities += sorted(used - {*modalities, ""})
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(["id", *modalities, "code", "file", "what", "todo"])
-    for outcome in outcomes:
-        scans = [
-            os.path.abspath(outcome.scan) if name == outcome.modality else "" for name in modalities
-        ]
+    for outcome, files in zip(outcomes, inputs, strict=True):
+        scans = [os.path.abspath(files[name]) if name in files else "" for name in modalities]
         cells = [outcome.id, *scans, outcome.code, outcome.file, outcome.what, outcome.todo]
         rows.writerow([escape(cell) for cell in cells])
     with write_atomically(path) as file:

@@ -12,6 +12,7 @@ from voxlate.data_prep import Preprocessing, Record, Scan, ScanError, assess, fo
 from .case_steps import Clock, FloatArray, Made, ReadyCase, Request, Translation
 from .one_to_many import BACKGROUND
 from .quality_scores import score
+from .samples import mean_and_deviation
 
 
 def finish_case(
@@ -27,13 +28,21 @@ def finish_case(
         scan = ready.scan
         head = foreground(scan.data, scan.spacing)
         stripped, inside = _cleared(scan, head)
-        volumes, lines, scores = {}, {}, {}
-        for target, volume in zip(request.targets, made.volumes.cpu(), strict=True):
-            unit = restore(volume, ready.prepared.record, preprocessing, scan, inside)
+        volumes, lines, scores, deviations = {}, {}, {}, {}
+        made_volumes = made.volumes.cpu()
+        for index, target in enumerate(request.targets):
+            unit, deviation = mean_and_deviation(
+                restore(volume, ready.prepared.record, preprocessing, scan, inside)
+                for volume in made_volumes[index :: len(request.targets)]
+            )
             scaled = request.scale(target, unit, inside if stripped else head)
             volumes[target] = scaled.values
             lines[target] = request.scale.describe(target, scaled)
             scores[target] = score(target, unit, scan.data, head, scan.spacing, stripped=stripped)
+            if deviation is not None:
+                deviations[target] = deviation * np.float32(scaled.slope)
+                mean_sd = float(deviation[head].mean())
+                scores[target] = scores[target]._replace(deviation=mean_sd)
         suitability = assess(scan, request.source, head)
     return Translation(
         scan=ready.scan,
@@ -48,7 +57,7 @@ def finish_case(
         origin=made.origin,
         seconds={**ready.seconds, **made.seconds, **clock.seconds},
         warnings=(
-            *scan.warnings,
+            *ready.warnings,
             *suitability.warnings,
             *(doubt for found in scores.values() for doubt in found.warnings),
         ),
@@ -57,6 +66,11 @@ def finish_case(
         stored_as=request.stored_as,
         suitability=suitability,
         scores=scores,
+        others=ready.others,
+        moves={} if ready.inputs is None else ready.inputs.moves,
+        further=request.further,
+        seeds=request.seeds if deviations else (),
+        deviations=deviations,
     )
 
 

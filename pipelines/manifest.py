@@ -10,10 +10,12 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from voxlate.data_prep import OutputError
+from voxlate.data_prep import OutputError, Overrides
+from voxlate.data_prep.overrides import NONE
 
 from .checkpoint import sha256_of
 
@@ -29,6 +31,7 @@ def fingerprint(
     steps: int,
     scale: str = "unit",
     stored_as: str = "float32",
+    further: Mapping[str, Any] | None = None,
 ) -> str:
     """SHA-256 of all that decides a voxel: results with different ones never share a folder.
 
@@ -39,16 +42,43 @@ def fingerprint(
         steps: Denoising steps.
         scale: Identity of the intensity scale.
         stored_as: Voxel type of the files.
+        further: See ``further_options``.
     """
-    parts = {
+    parts: dict[str, Any] = {
         "weights": weights,
         "configuration": configuration,
         "seed": int(seed),
         "steps": int(steps),
         "scale": scale,
         "stored_as": stored_as,
+        **(further or {}),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def further_options(
+    *, samples: int | None = None, register: bool = False, overrides: Overrides = NONE
+) -> dict[str, Any]:
+    """What else decides a voxel, where it is not the default: older records stay good.
+
+    Args:
+        samples: Of which the results are the mean.
+        register: Whether contrasts that lie elsewhere were laid over the first.
+        overrides: What the user vouched for.
+    """
+    vouched = asdict(overrides)
+    vouched = {name: value for name, value in vouched.items() if value != getattr(NONE, name)}
+    return {
+        **({} if samples is None else {"samples": samples}),
+        **({"register": "rigid"} if register else {}),
+        **({"overrides": vouched} if vouched else {}),
+    }
+
+
+def inputs_of(record: Mapping[str, Any]) -> dict[str, str]:
+    """Checksum by modality of what a record's results were made from."""
+    entries = [record["Input"], *record.get("OtherInputs", ())]
+    return {entry["Modality"]: entry["SHA256"] for entry in entries}
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -82,7 +112,7 @@ def difference(record: Mapping[str, Any], folder: Path, *, full: bool = True) ->
         folder: Where it lies, and the files it names.
         full: Compare checksums; else sizes alone, which a changed byte escapes.
     """
-    entries = [*record["Outputs"].values()]
+    entries = [*record["Outputs"].values(), *record.get("Deviations", {}).values()]
     if record.get("Picture"):
         entries.append(record["Picture"])
     for entry in entries:

@@ -1,7 +1,7 @@
 """What a case has to every wanted contrast: one encode, then the targets are one batch."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -63,19 +63,43 @@ class OneToMany:
         case_id: str = "",
         progress: Progress | None = None,
     ) -> Float[Tensor, "t 1 *size"]:
-        """Translate.
+        """Translate once; the arguments are those of ``samples``, with one seed.
+
+        Returns:
+            Intensity in [-1, 1], targets in the order asked for.
+        """
+        return self.samples(
+            volume,
+            source=source,
+            targets=targets,
+            seeds=(seed,),
+            case_id=case_id,
+            progress=progress,
+        )[0]
+
+    def samples(
+        self,
+        volume: Float[Tensor, "1 n *size"],
+        *,
+        source: str | Sequence[str],
+        targets: Sequence[str],
+        seeds: Sequence[int],
+        case_id: str = "",
+        progress: Progress | None = None,
+    ) -> Float[Tensor, "k t 1 *size"]:
+        """Translate with each of several seeds; what is given is encoded once for all of them.
 
         Args:
             volume: Intensity in [-1, 1], background -1, on the network's device; one channel for
                 each given contrast, all on one grid.
             source: The channels' modalities, by the network's names; one name for one channel.
             targets: Wanted modalities, likewise; ``resolve_targets`` checks both.
-            seed: The user's seed.
+            seeds: One for each sample.
             case_id: The case, which with seed and target decides the noise.
             progress: Called with (stage, done, in all).
 
         Returns:
-            Intensity in [-1, 1], targets in the order asked for.
+            Intensity in [-1, 1]: sample by sample, targets in the order asked for.
         """
         report = progress or _silent
         sources = [source] if isinstance(source, str) else list(source)
@@ -85,7 +109,8 @@ class OneToMany:
         shown = volume[head]
         dims = shown.dim() - 2
         shifts = getattr(self.network, "shifts", None) or [[0] * dims]
-        total = shown.new_zeros((len(targets), 1, *shown.shape[2:]))
+        draws = [(seed, target) for seed in seeds for target in targets]
+        total = shown.new_zeros((len(draws), 1, *shown.shape[2:]))
         for turn, shift in enumerate(shifts):
 
             def turn_done(stage: str, done: int, steps: int, before: int = turn) -> None:
@@ -93,24 +118,25 @@ class OneToMany:
 
             pads = [amount for length in reversed(shift) for amount in (length, 0)]
             moved = F.pad(shown, pads, value=BACKGROUND)
-            made = self._pass(moved, sources, targets, seed, case_id, turn_done)
-            for axis, start in enumerate(shift, start=2):
-                made = made.narrow(axis, start, shown.shape[axis])
-            total += made / len(shifts)
-        whole = total.new_full((len(targets), 1, *volume.shape[2:]), BACKGROUND)
+            answers = self._pass(moved, sources, targets, draws, case_id, turn_done)
+            for row, made in enumerate(answers):
+                for axis, start in enumerate(shift, start=2):
+                    made = made.narrow(axis, start, shown.shape[axis])
+                total[row] += made[0] / len(shifts)
+        whole = total.new_full((len(draws), 1, *volume.shape[2:]), BACKGROUND)
         whole[head] = total
-        return whole
+        return whole.unflatten(0, (len(seeds), len(targets)))
 
     def _pass(
         self,
         shown: Tensor,
         sources: Sequence[str],
         targets: Sequence[str],
-        seed: int,
+        draws: Sequence[tuple[int, str]],
         case_id: str,
         report: Progress,
-    ) -> Tensor:
-        """Translate (1, n, *size) once: (t, 1, at least *size)."""
+    ) -> Iterator[Tensor]:
+        """Translate (1, n, *size) once: (1, 1, at least *size) for each (seed, target)."""
         known = list(self.network.modalities)
         report("encode", 0, 1)
         autoencoder: Any = self.network.autoencoder
@@ -123,7 +149,7 @@ class OneToMany:
         at_once = len(targets)
         while True:
             try:
-                answers = self._answers(case, targets, seed, case_id, at_once, report)
+                answers = self._answers(case, draws, case_id, at_once, report)
                 break
             except torch.cuda.OutOfMemoryError:
                 if at_once == 1:
@@ -131,32 +157,30 @@ class OneToMany:
             at_once = (at_once + 1) // 2
             torch.cuda.empty_cache()
             logger.warning("GPU memory is short: %d target(s) at a time", at_once)
-        decoded = []
         for done, answer in enumerate(answers):
             report("decode", done, len(answers))
-            decoded.append(self.network.decode(answer[None]).float().clamp(-1, 1))
+            yield self.network.decode(answer[None]).float().clamp(-1, 1)
         report("decode", len(answers), len(answers))
-        return torch.cat(decoded)
 
     def _answers(
         self,
         case: EncodedCase,
-        targets: Sequence[str],
-        seed: int,
+        draws: Sequence[tuple[int, str]],
         case_id: str,
         at_once: int,
         report: Progress,
     ) -> Tensor:
-        """Scaled latents of the targets, (t, c, *size), ``at_once`` targets a batch."""
-        groups = [targets[first : first + at_once] for first in range(0, len(targets), at_once)]
+        """Scaled latents of (seed, target), each (c, *size), ``at_once`` a batch."""
+        groups = [draws[first : first + at_once] for first in range(0, len(draws), at_once)]
         answers = []
         for index, group in enumerate(groups):
-            generators = [case_generator(seed, case_id, target) for target in group]
+            generators = [case_generator(seed, case_id, target) for seed, target in group]
 
             def step_done(done: int, total: int, before: int = index) -> None:
                 report("denoise", before * total + done, len(groups) * total)
 
-            answers.append(self._answer(case, group, generators, step_done))
+            targets = [target for _, target in group]
+            answers.append(self._answer(case, targets, generators, step_done))
         return torch.cat(answers)
 
     def _answer(

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from voxlate.data_prep import OutputError, write_atomically, write_scan
@@ -137,23 +137,36 @@ def write_translation(
     folder = root / files.folder
     with staged(folder, files.names, overwrite=overwrite, staging_name=staging_name) as staging:
         outputs = {}
+        dtype = translation.scan.dtype if translation.stored_as == "scan" else "float32"
         for target, volume in translation.volumes.items():
             path = staging / Path(files.volumes[target]).name
             write_scan(
                 path,
                 volume,
                 translation.scan,
-                dtype=translation.scan.dtype if translation.stored_as == "scan" else "float32",
+                dtype=dtype,
                 description=f"synthetic {target} by voxlate, research only",
             )
             outputs[target] = file_entry(path)
+        deviations = {}
+        for target, volume in translation.deviations.items():
+            path = staging / Path(files.deviations[target]).name
+            write_scan(
+                path,
+                volume,
+                translation.scan,
+                dtype=dtype,
+                description=f"SD of {len(translation.seeds)} synthetic {target} by voxlate",
+            )
+            deviations[target] = file_entry(path)
         picture = None
+        others = {name: scan.data for name, scan in translation.others.items()}
         if files.picture is not None:
             path = staging / Path(files.picture).name
             drawn = io.BytesIO()
             draw_qc(
                 drawn,
-                (translation.source, translation.scan.data),
+                {translation.source: translation.scan.data, **others},
                 {target: translation.windowed(target) for target in translation.volumes},
                 translation.scan.affine,
                 title=path.name.removesuffix("_qc.png"),
@@ -161,12 +174,27 @@ def write_translation(
             with write_atomically(path) as file:
                 file.write(drawn.getvalue())
             picture = file_entry(path)
-        record = describe(translation, outputs, picture)
-        for target, name in files.sidecars.items():
-            source = f"{translation.case_id}.nii.gz"
-            _write_json(staging / Path(name).name, sidecar(record, target, source))
+        record = describe(translation, outputs, picture, deviations)
+        for volume_name, name in files.sidecars.items():
+            target = volume_name.removesuffix("_sd")
+            spread = target != volume_name
+            content = sidecar(record, target, _sources(translation), deviation=spread)
+            _write_json(staging / Path(name).name, content)
         _write_json(staging / Path(files.record).name, record)
     return [folder / name for name in files.names]
+
+
+def _sources(translation: Translation) -> list[str]:
+    """Paths of the scans below their data set, in which the case's id is the first one's."""
+    folder, first = PurePosixPath(translation.case_id).parent, translation.scan.path
+    others = [
+        os.path.relpath(scan.path.absolute(), first.absolute().parent)
+        for scan in translation.others.values()
+    ]
+    return [
+        os.path.normpath(folder / Path(name).as_posix()).replace(os.sep, "/")
+        for name in (first.name, *others)
+    ]
 
 
 def file_entry(path: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The picture beside the files: three planes of the source and of each translation."""
+"""The picture beside the files: three planes of what was given and of each translation."""
 
 from collections.abc import Mapping
 from typing import BinaryIO, NamedTuple
@@ -37,7 +37,7 @@ PLANES = (
 
 def draw_qc(
     file: BinaryIO,
-    source: tuple[str, FloatArray],
+    inputs: Mapping[str, FloatArray],
     targets: Mapping[str, FloatArray],
     affine: npt.NDArray[np.float64],
     *,
@@ -45,13 +45,13 @@ def draw_qc(
 ) -> None:
     """Draw axial, coronal and sagittal cuts through the middle of the head as PNG.
 
-    Columns are the source and each target, all from 0 (black) to 1 (white); the source is first
-    mapped there by its own 0.5th and 99.5th percentile, as the targets are by construction. Voxels
-    keep their proportions; the display is neurological (left is left).
+    Columns are what was given and each target, all from 0 (black) to 1 (white); inputs are first
+    mapped there by their own 0.5th and 99.5th percentile, as the targets are by construction.
+    Voxels keep their proportions; the display is neurological (left is left).
 
     Args:
         file: Open for writing bytes.
-        source: Modality and intensities in any unit, (X, Y, Z).
+        inputs: By modality, intensities in any unit, (X, Y, Z); the first one's head is the frame.
         targets: Intensities in [0, 1] on the same grid.
         affine: Of that grid, voxel indices to mm, RAS+.
         title: One line above.
@@ -59,7 +59,7 @@ def draw_qc(
     from matplotlib.figure import Figure  # heavy, and only needed here
 
     columns = {
-        f"{source[0]} (input)": percentile_window(source[1]),
+        **{f"{name} (input)": percentile_window(volume) for name, volume in inputs.items()},
         **{f"{name} (synthetic)": volume for name, volume in targets.items()},
     }
     turned = {name: to_ras(volume, affine) for name, volume in columns.items()}

@@ -37,6 +37,8 @@ class Scores(NamedTuple):
         spread: From the 5th to the 95th percentile in the brain, window widths.
         clipped: Share of the brain at either end of the window.
         warnings: Doubts that follow, each ``W_CODE: text``.
+        deviation: Mean over the head of the samples' standard deviation, window widths; None of
+            one answer.
     """
 
     edges: float | None
@@ -44,6 +46,7 @@ class Scores(NamedTuple):
     spread: float | None
     clipped: float | None
     warnings: tuple[str, ...]
+    deviation: float | None = None
 
     def fields(self) -> dict[str, float | None]:
         """For the record."""
@@ -52,6 +55,7 @@ class Scores(NamedTuple):
             "LargestStep": self.step,
             "Spread": self.spread,
             "Clipped": self.clipped,
+            **({} if self.deviation is None else {"MeanSD": self.deviation}),
         }
         return {name: None if v is None else round(v, 4) for name, v in named.items()}
 

@@ -8,12 +8,15 @@ import logging
 import os
 import shutil
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from voxlate.data_prep import OutputError, ScanError, UsageError, VoxlateError
+from voxlate.data_prep import OutputError, Overrides, ScanError, UsageError, VoxlateError
+from voxlate.data_prep.overrides import NONE
 
+from .case_inputs import read_inputs
 from .case_list import CaseJob, refuse
 from .case_steps import (
     Made,
@@ -24,11 +27,13 @@ from .case_steps import (
     read_case,
 )
 from .checkpoint import sha256_of
+from .completion import prepare_together
 from .failures import Outcome, StopBatch, failed, forget_failure, save_failure, stops_everything
 from .finish_case import finish_case
-from .manifest import difference, fingerprint, read_manifest
+from .manifest import difference, fingerprint, further_options, inputs_of, read_manifest
 from .one_to_many import Progress
 from .outputs import check_outputs, write_translation
+from .samples import check_samples
 from .translator import Translator
 
 logger = logging.getLogger(__name__)
@@ -49,6 +54,9 @@ class CaseOptions:
         intensity: ``unit``, ``percentile`` or ``match:REFERENCE``, see docs/intensity.md.
         stored_as: Voxel type of the files: ``float32`` or ``scan``, the scan's own.
         targets: Those that a reference is wanted for.
+        samples: Of which the results are the mean; None for one answer.
+        register: Lay further contrasts that lie elsewhere over the first.
+        overrides: What the user vouches for, where a scan alone would be refused.
     """
 
     seed: int = 0
@@ -58,6 +66,9 @@ class CaseOptions:
     intensity: str = "unit"
     stored_as: StoredAs = "float32"
     targets: tuple[str, ...] = ()
+    samples: int | None = None
+    register: bool = False
+    overrides: Overrides = NONE
 
 
 @dataclass(frozen=True)
@@ -95,6 +106,11 @@ class CaseRunner:
         origin = translator.origin
         if origin is None:
             raise ValueError("a batch needs a translator whose weights are known by a checksum")
+        self.further = further_options(
+            samples=check_samples(options.samples, self.steps),
+            register=options.register,
+            overrides=options.overrides,
+        )
         self.fingerprint = fingerprint(
             weights=origin.sha256,
             configuration=origin.configuration,
@@ -102,6 +118,7 @@ class CaseRunner:
             steps=self.steps,
             scale=self.scale.identity,
             stored_as=options.stored_as,
+            further=self.further,
         )
         self._root = _identity(output)
 
@@ -142,7 +159,7 @@ class CaseRunner:
                     record["Input"]["SHA256"],
                     tuple(record["Warnings"]),
                 )
-            ready = _read_unchanged(job, self.translator)
+            ready = _read_unchanged(job, self.translator, self.options)
             return ReadJob(job, ready, replace, (*job.notes, *notes), began)
         except Exception as error:
             return self.fail(job, error)
@@ -150,9 +167,7 @@ class CaseRunner:
     def translate(self, read: ReadJob, progress: Progress | None = None) -> Made | Outcome:
         """Run the networks; the one step that needs the device."""
         try:
-            return self.translator.compute(
-                read.ready.prepared.volume, self._request(read.job), progress
-            )
+            return self.translator.compute(read.ready.volume, self._request(read.job), progress)
         except Exception as error:
             return self.fail(read.job, error)
 
@@ -220,6 +235,8 @@ class CaseRunner:
             self.steps,
             self.scale,
             self.options.stored_as,
+            job.others,
+            self.further,
         )
 
     def _refuse_without_reference(self, job: CaseJob) -> None:
@@ -267,8 +284,8 @@ class CaseRunner:
         found = difference(record, folder, full=self.options.verify == "full")
         if found is not None:
             return job, True, (f"W_REDONE: {found}",), None
-        if sha256_of(job.scan) != record["Input"]["SHA256"]:
-            return job, True, ("W_REDONE: the scan is another than before",), None
+        if (found := _changed_inputs(job, record)) is not None:
+            return job, True, (f"W_REDONE: {found}",), None
         if missing := [name for name in job.targets if name not in record["Outputs"]]:
             note = f"W_REDONE: {', '.join(missing)} was not asked for before"
             return _with_earlier_targets(job, record), True, (note,), None
@@ -294,40 +311,74 @@ class CaseRunner:
 
 def _with_earlier_targets(job: CaseJob, record: dict) -> CaseJob:
     """The job that makes again what its record has, too: a record speaks for all its files."""
-    folder = Path(job.files.folder)
-    earlier = {
-        target: (folder / entry["File"]).as_posix()
-        for target, entry in record["Outputs"].items()
-        if target not in job.targets
-    }
-    files = job.files
-    if files.sidecars:
-        sidecars = {t: f"{p.removesuffix('.nii.gz')}.json" for t, p in earlier.items()}
-        files = dataclasses.replace(files, sidecars={**sidecars, **files.sidecars})
-    return dataclasses.replace(
-        job,
-        targets=(*earlier, *job.targets),
-        files=dataclasses.replace(files, volumes={**earlier, **files.volumes}),
+    folder, files = Path(job.files.folder), job.files
+
+    def earlier(entries: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+        return {
+            target: (folder / entry["File"]).as_posix()
+            for target, entry in entries.items()
+            if target not in job.targets
+        }
+
+    volumes, deviations = earlier(record["Outputs"]), earlier(record.get("Deviations", {}))
+    named = {**volumes, **{f"{target}_sd": path for target, path in deviations.items()}}
+    sidecars = {name: f"{path.removesuffix('.nii.gz')}.json" for name, path in named.items()}
+    files = dataclasses.replace(
+        files,
+        volumes={**volumes, **files.volumes},
+        deviations={**deviations, **files.deviations},
+        sidecars={**sidecars, **files.sidecars} if files.sidecars else files.sidecars,
     )
+    return dataclasses.replace(job, targets=(*volumes, *job.targets), files=files)
 
 
-def _read_unchanged(job: CaseJob, translator: Translator) -> ReadyCase:
-    """Read a scan that nobody writes to meanwhile, and that is no other one's copy.
+def _changed_inputs(job: CaseJob, record: dict) -> str | None:
+    """What a finished case was made from that is not what is given now, or None."""
+    before = inputs_of(record)
+    for modality, file in job.inputs.items():
+        if modality not in before:
+            return f"there was no {modality} before"
+        if sha256_of(file) != before[modality]:
+            what = modality if job.others else "scan"
+            return f"the {what} is another than before"
+    gone = [name for name in before if name not in job.inputs]
+    return f"it was made from {', '.join(gone)}, too" if gone else None
+
+
+def _read_unchanged(job: CaseJob, translator: Translator, options: CaseOptions) -> ReadyCase:
+    """Read scans that nobody writes to meanwhile, and that are no other one's copy.
 
     Raises:
-        ScanError: The scan cannot be used, changed while it was read, or was given twice.
+        ScanError: A scan cannot be used, changed while it was read, or was given twice; or they do
+            not belong together.
     """
-    before = _state(job.scan)
-    ready = read_case(job.scan, translator.preprocessing)
-    if _state(job.scan) != before:
-        raise ScanError(
-            "the file changed while it was read",
-            "wait until it is copied, then run again",
-            code="E_CHANGED",
-            file=job.scan,
+    states = {file: _state(file) for file in job.inputs.values()}
+    if job.others:
+        inputs = read_inputs(
+            job.inputs,
+            translator.modalities,
+            register=options.register,
+            overrides=options.overrides,
         )
+        ready = prepare_together(inputs, translator.preprocessing)
+    else:
+        ready = read_case(
+            job.scan,
+            translator.preprocessing,
+            modality=job.source,
+            overrides=options.overrides,
+        )
+    for file, before in states.items():
+        if _state(file) != before:
+            raise ScanError(
+                "the file changed while it was read",
+                "wait until it is copied, then run again",
+                code="E_CHANGED",
+                file=file,
+            )
+    size = states[job.scan][1:2]
     for modality, other in job.given.items():
-        if modality == job.source or _state(other)[1:2] != before[1:2]:
+        if modality in job.inputs or _state(other)[1:2] != size:
             continue
         if sha256_of(other) == ready.scan.sha256:
             raise ScanError(

@@ -22,6 +22,7 @@ def describe(
     translation: Translation,
     outputs: Mapping[str, Mapping[str, Any]],
     picture: Mapping[str, Any] | None = None,
+    deviations: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Everything needed to repeat a translation and to recognise its files.
 
@@ -32,6 +33,7 @@ def describe(
         translation: What was made.
         outputs: By target, the file as ``file_entry`` has it.
         picture: The picture, likewise.
+        deviations: The samples' standard deviation by target, likewise.
     """
     origin = translation.origin
     return {
@@ -48,6 +50,7 @@ def describe(
         },
         "OtherInputs": [_other(translation, name) for name in translation.others],
         "Outputs": {target: dict(entry) for target, entry in outputs.items()},
+        **({"Deviations": dict(deviations)} if deviations else {}),
         "Picture": None if picture is None else dict(picture),
         "IntensityScale": MEANING[translation.scale.name],
         "Intensity": translation.lines,
@@ -60,6 +63,7 @@ def describe(
             "CaseID": translation.case_id,
             "Seed": translation.seed,
             "Steps": translation.steps,
+            **_further(translation),
         },
         "Bundle": None
         if origin is None
@@ -94,7 +98,20 @@ def translation_fingerprint(translation: Translation) -> str | None:
         steps=translation.steps,
         scale=translation.scale.identity,
         stored_as=translation.stored_as,
+        further=translation.further,
     )
+
+
+def _further(translation: Translation) -> dict[str, Any]:
+    """Options that are in the record only where they were given."""
+    found = dict(translation.further)
+    overrides = found.get("overrides")
+    sampled = {"Samples": len(translation.seeds), "SampleSeeds": list(translation.seeds)}
+    return {
+        **(sampled if translation.seeds else {}),
+        **({"Register": found["register"]} if "register" in found else {}),
+        **({"Overrides": overrides} if overrides else {}),
+    }
 
 
 def _other(translation: Translation, modality: str) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Translations from every subset of each case's contrasts, laid out for ``voxlate evaluate``."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -24,7 +24,7 @@ from .cli import refusals
 from .completion import complete, takes_several
 from .evaluation import select_cases
 from .layouts import CaseFiles, tree_files
-from .manifest import difference, fingerprint, read_manifest
+from .manifest import difference, fingerprint, inputs_of, read_manifest
 from .outputs import write_translation
 from .progress import CaseProgress
 from .translator import Translator
@@ -166,11 +166,6 @@ def finished(
         )
     whole = difference(record, output_dir / files.folder, full=False) is None
     return record if whole and set(record["Outputs"]) == set(files.volumes) else None
-
-
-def inputs_of(record: Mapping[str, Any]) -> dict[str, str]:
-    """Checksum by contrast of what a record's results were made from."""
-    return {i["Modality"]: i["SHA256"] for i in [record["Input"], *record["OtherInputs"]]}
 
 
 def checksums(case: Case, given: Sequence[str]) -> dict[str, str]:

@@ -22,10 +22,12 @@ from .case_steps import (
     read_case,
     stem,
 )
-from .completion import complete, complete_volumes
+from .completion import complete, complete_volumes, named_volumes
 from .device import autocast_dtype, choose_device, inference_context
 from .finish_case import finish_case
+from .manifest import further_options
 from .one_to_many import OneToMany, Progress, check_steps, resolve_targets
+from .samples import check_samples
 
 
 class Translator:
@@ -93,6 +95,7 @@ class Translator:
         *,
         seed: int = ...,
         steps: int | None = ...,
+        samples: int | None = ...,
         case_id: str | None = ...,
         progress: Progress | None = ...,
     ) -> dict[str, Tensor]: ...
@@ -106,6 +109,7 @@ class Translator:
         *,
         seed: int = ...,
         steps: int | None = ...,
+        samples: int | None = ...,
         case_id: str | None = ...,
         intensity: str | OutputScale = ...,
         stored_as: StoredAs = ...,
@@ -120,6 +124,7 @@ class Translator:
         targets: Sequence[str] | None = ...,
         seed: int = ...,
         steps: int | None = ...,
+        samples: int | None = ...,
         case_id: str | None = ...,
         progress: Progress | None = ...,
     ) -> dict[str, Tensor]: ...
@@ -133,6 +138,7 @@ class Translator:
         register: bool = ...,
         seed: int = ...,
         steps: int | None = ...,
+        samples: int | None = ...,
         case_id: str | None = ...,
         intensity: str | OutputScale = ...,
         stored_as: StoredAs = ...,
@@ -149,6 +155,7 @@ class Translator:
         register: bool = False,
         seed: int = 0,
         steps: int | None = None,
+        samples: int | None = None,
         case_id: str | None = None,
         intensity: str | OutputScale = "unit",
         stored_as: StoredAs = "float32",
@@ -166,6 +173,8 @@ class Translator:
             register: Of several scans, lay those that lie elsewhere rigidly over the first.
             seed: Same seed, case and target: same noise.
             steps: Denoising steps instead of the translator's.
+            samples: Draw so many (2 or more): results are their mean, with their standard
+                deviation; see docs/quality.md.
             case_id: Name of the case; by default the file's name, or ``"volume"`` for a tensor.
             intensity: Of a scan's results: ``unit``, ``percentile`` or ``match:REFERENCE``, see
                 docs/intensity.md. Volumes stay in [-1, 1].
@@ -174,7 +183,8 @@ class Translator:
 
         Returns:
             A ``Translation`` for files or scans; for a volume, one like it for each target, on the
-            CPU; for several volumes those too, as they were given.
+            CPU; for several volumes those too, as they were given. Of several samples a volume's
+            deviation is ``<target>_sd`` beside it.
 
         Raises:
             UsageError: A modality the network does not know, the source as target, nothing to make,
@@ -186,7 +196,14 @@ class Translator:
             raise UsageError("no scan, or two kinds", "give a scan or volumes", code="E_NO_INPUT")
         if volumes is not None and any(isinstance(v, Tensor) for v in volumes.values()):
             return complete_volumes(
-                self, volumes, targets, seed=seed, steps=steps, case_id=case_id, progress=progress
+                self,
+                volumes,
+                targets,
+                seed=seed,
+                steps=steps,
+                samples=samples,
+                case_id=case_id,
+                progress=progress,
             )
         if volumes is not None:
             return complete(
@@ -195,6 +212,7 @@ class Translator:
                 targets,
                 seed=seed,
                 steps=steps,
+                samples=samples,
                 case_id=case_id,
                 intensity=intensity,
                 stored_as=stored_as,
@@ -203,16 +221,18 @@ class Translator:
         assert scan is not None
         source, wanted = resolve_targets(self.modalities, source, targets)
         steps = self.checked_steps(steps)
+        further = further_options(samples=check_samples(samples, steps))
         if isinstance(scan, Tensor):
             if scan.ndim != 4 or scan.shape[0] != 1:
                 raise ValueError(f"volume must be (1, X, Y, Z), got {tuple(scan.shape)}")
-            request = Request(case_id or "volume", source, tuple(wanted), seed, steps)
-            made = self.compute(scan, request, progress)
-            return dict(zip(wanted, made.volumes, strict=True))
+            request = Request(
+                case_id or "volume", source, tuple(wanted), seed, steps, further=further
+            )
+            return named_volumes(self.compute(scan, request, progress), request)
         scale = output_scale(intensity, wanted)
         report = progress or _silent
         report("read", 0, 1)
-        ready = read_case(scan, self.preprocessing)
+        ready = read_case(scan, self.preprocessing, modality=source)
         request = Request(
             case_id or stem(ready.scan.path),
             source,
@@ -221,6 +241,7 @@ class Translator:
             steps,
             scale,
             stored_as,
+            further=further,
         )
         made = self.compute(ready.prepared.volume, request, progress)
         report("restore", 0, 1)
@@ -238,7 +259,8 @@ class Translator:
         """Run the networks on a prepared volume.
 
         Args:
-            volume: (1, X, Y, Z) in [-1, 1], RAS, 1 mm, background -1.
+            volume: (n, X, Y, Z) in [-1, 1], RAS, 1 mm, background -1; a channel for each of the
+                request's sources.
             request: With names as ``resolve_targets`` gives them.
             progress: Called with (stage, done, in all).
 
@@ -248,15 +270,15 @@ class Translator:
         clock = Clock(self.device)
         one_to_many = OneToMany(self.network, self.scheduler, steps=request.steps)
         with clock("translate"), inference_context(self.device, self.dtype):
-            volumes = one_to_many(
+            volumes = one_to_many.samples(
                 volume[None].to(self.device, torch.float32),
-                source=request.source,
+                source=request.sources,
                 targets=request.targets,
-                seed=request.seed,
+                seeds=request.seeds,
                 case_id=request.case_id,
                 progress=progress,
             ).cpu()
-        return Made(volumes, self.device, self.dtype, self.origin, clock.seconds)
+        return Made(volumes.flatten(0, 1), self.device, self.dtype, self.origin, clock.seconds)
 
 
 def _silent(stage: str, done: int, total: int) -> None:

@@ -1,4 +1,4 @@
-// The filters of the overview: a row is shown when it fits all four.
+// The filters of the overview: a row is shown when it fits all of them.
 (() => {
   const form = document.getElementById("filters");
   const rows = [...document.querySelectorAll("tbody tr")];
@@ -9,7 +9,8 @@
       (!wanted.text || row.textContent.toLowerCase().includes(wanted.text)) &&
       (!wanted.status || row.dataset.status === wanted.status) &&
       (!wanted.target || row.dataset.targets.split(" ").includes(wanted.target)) &&
-      (!wanted.warning || row.dataset.warnings.split(" ").includes(wanted.warning))
+      (!wanted.warning || row.dataset.warnings.split(" ").includes(wanted.warning)) &&
+      (!wanted.edges || (row.dataset.edges !== "" && Number(row.dataset.edges) < Number(wanted.edges)))
     );
   }
 

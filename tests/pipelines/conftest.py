@@ -1,8 +1,10 @@
 """A head small enough for tests, a network whose answer is known, and a tiny bundle."""
 
+import json
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,10 +16,16 @@ import torch
 from torch import Tensor, nn
 
 from voxlate.data_prep import Preprocessing
+from voxlate.data_prep.phantom import write_phantom_case
 from voxlate.networks import TranslationNetwork
 from voxlate.networks.dpm_solver import DPMSolverScheduler
 from voxlate.networks.prior import PriorOutput
+from voxlate.pipelines import batch as batch_module
 from voxlate.pipelines import network_from_files, save_weights
+from voxlate.pipelines.batch_worker import job_from, run_order
+from voxlate.pipelines.case_list import CaseJob
+from voxlate.pipelines.failures import StopBatch
+from voxlate.pipelines.supervisor import Supervisor, _Worker
 
 FAULTS = Path(__file__).parents[2] / "benchmarks" / "faults"
 MODALITIES = ("t1", "t1ce", "t2", "flair")
@@ -69,6 +77,53 @@ network_def:
     norm_groups: 2
 """
 
+SEVERAL_YAML = """
+preprocessing_def:
+  _target_: voxlate.data_prep.Preprocessing
+  spacing: [3.5, 3.5, 3.5]
+  size: [44, 52, 40]
+scheduler_def:
+  _target_: voxlate.networks.dpm_solver.DPMSolverScheduler
+  prediction_type: v_prediction
+steps: 2
+network_def:
+  _target_: voxlate.networks.TranslationNetwork
+  modalities: [t1, t1ce, t2, flair]
+  quantized: false
+  normalization: {percentiles: [0.5, 99.5]}
+  schedule:
+    num_train_timesteps: 1000
+    beta_start: 0.0015
+    beta_end: 0.0195
+    prediction_type: v_prediction
+  autoencoder:
+    _target_: voxlate.networks.VQGAN
+    channels: [4]
+    latent_channels: 2
+    num_codes: 8
+    stem_levels: 1
+    norm_groups: 2
+  prior:
+    _target_: voxlate.networks.structure_prior.StructurePrior
+    structure:
+      _target_: voxlate.networks.structure.SharedStructure
+      num_modalities: 4
+      channels: [4, 8]
+    latent_channels: 2
+    downsampling: 2
+    condition_channels: 4
+    features: 8
+    norm_groups: 4
+  denoiser:
+    _target_: voxlate.networks.denoiser.Denoiser
+    latent_channels: 2
+    concat_channels: 18
+    channels: [4, 4]
+    attention_levels: [false, false]
+    num_head_channels: 4
+    norm_groups: 2
+"""
+
 
 class Identity(nn.Module):
     """An autoencoder of latents that are the volume itself."""
@@ -103,6 +158,31 @@ class Answer(nn.Module):
     ) -> Tensor:
         self.batches.append(len(x_t))
         return concat + SHIFT * modality.view(-1, 1, 1, 1, 1)
+
+
+class Inline(Supervisor):
+    """Runs the one worker's cases here; what a process would tell by JSON still goes through it."""
+
+    def run(self, jobs: Sequence[CaseJob]) -> None:
+        worker = _Worker("cpu", {job.id: job for job in jobs})
+        told = json.loads(json.dumps([asdict(job) for job in jobs]))
+        assert [job_from(fields) for fields in told] == list(jobs)
+        order = {**self.order, "device": "cpu", "alone": told, "jobs": []}
+
+        def emit(event: str, fields: dict[str, Any]) -> None:
+            self._take(worker, json.loads(json.dumps({"event": event, **fields})))
+
+        try:
+            run_order(order, emit)
+        except StopBatch as stop:
+            raise stop.error from stop
+
+
+@pytest.fixture
+def inline(monkeypatch: pytest.MonkeyPatch) -> type[Supervisor]:
+    """Batches run their worker in this process."""
+    monkeypatch.setattr(batch_module, "Supervisor", Inline)
+    return Inline
 
 
 @pytest.fixture
@@ -151,14 +231,31 @@ def head_file(tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole bundle with random weights."""
-    root = tmp_path_factory.mktemp("bundles") / "tiny"
+    return write_bundle(tmp_path_factory.mktemp("bundles") / "tiny", NETWORK_YAML)
+
+
+@pytest.fixture(scope="session")
+def several_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole bundle that takes several contrasts, with random weights."""
+    return write_bundle(tmp_path_factory.mktemp("bundles") / "several", SEVERAL_YAML)
+
+
+def write_bundle(root: Path, network_yaml: str) -> Path:
     (root / "configs").mkdir(parents=True)
-    (root / "configs" / "network.yaml").write_text(NETWORK_YAML)
+    (root / "configs" / "network.yaml").write_text(network_yaml)
     (root / "configs" / "metadata.json").write_text('{"version": "9.8.7"}')
     torch.manual_seed(0)
     network = network_from_files([root / "configs" / "network.yaml"])
     save_weights(network.state_dict(), root / "models" / "model.pt")
     return root
+
+
+@pytest.fixture(scope="session")
+def patient(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a phantom's four contrasts on one grid."""
+    folder = tmp_path_factory.mktemp("patient")
+    write_phantom_case(folder, (44, 52, 42), seed=3, spacing=3.5, modalities=MODALITIES)
+    return folder
 
 
 @pytest.fixture(scope="module")

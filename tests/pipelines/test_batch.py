@@ -18,38 +18,14 @@ from typer.testing import CliRunner
 from voxlate.data_prep import DeviceError, OutputError
 from voxlate.pipelines import batch as batch_module
 from voxlate.pipelines import estimates
-from voxlate.pipelines.batch_worker import job_from, run_order
 from voxlate.pipelines.case_list import CaseJob
 from voxlate.pipelines.cli import app
-from voxlate.pipelines.failures import StopBatch
 from voxlate.pipelines.interruption import Interrupted
 from voxlate.pipelines.manifest import find_manifests
 from voxlate.pipelines.supervisor import Supervisor
 
 SCHEMA = Path(__file__).parents[2] / "pipelines" / "manifest.schema.json"
 Batch = Callable[..., Any]
-
-
-class Inline(Supervisor):
-    """Runs the one worker's cases here; what a process would tell by JSON still goes through it."""
-
-    def run(self, jobs: Sequence[CaseJob]) -> None:
-        from dataclasses import asdict
-
-        from voxlate.pipelines.supervisor import _Worker
-
-        worker = _Worker("cpu", {job.id: job for job in jobs})
-        told = json.loads(json.dumps([asdict(job) for job in jobs]))
-        assert [job_from(fields) for fields in told] == list(jobs)
-        order = {**self.order, "device": "cpu", "alone": told, "jobs": []}
-
-        def emit(event: str, fields: dict[str, Any]) -> None:
-            self._take(worker, json.loads(json.dumps({"event": event, **fields})))
-
-        try:
-            run_order(order, emit)
-        except StopBatch as stop:
-            raise stop.error from stop
 
 
 @pytest.fixture
@@ -61,9 +37,8 @@ def scans(tmp_path: Path, head_file: Path) -> Path:
 
 
 @pytest.fixture
-def run(scans: Path, tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Batch:
+def run(scans: Path, tmp_path: Path, tiny_bundle: Path, inline: type[Supervisor]) -> Batch:
     """``voxlate <command>`` on the scans; the result."""
-    monkeypatch.setattr(batch_module, "Supervisor", Inline)
 
     def run(command: str = "batch", *more: str) -> Any:
         arguments = [command, str(tmp_path / "out")]
@@ -241,8 +216,10 @@ def test_memory_that_is_too_small_is_refused(
     assert result.exit_code == DeviceError.exit_code and "1.0 MB of memory" in result.stderr
 
 
-def test_interrupted_run_says_what_it_finished(run: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Stops(Inline):
+def test_interrupted_run_says_what_it_finished(
+    run: Batch, inline: type[Supervisor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Stops(inline):  # type: ignore[misc, valid-type]
         def run(self, jobs: Sequence[CaseJob]) -> None:
             super().run(jobs[:1])
             raise Interrupted(15)
@@ -250,7 +227,7 @@ def test_interrupted_run_says_what_it_finished(run: Batch, monkeypatch: pytest.M
     monkeypatch.setattr(batch_module, "Supervisor", Stops)
     result = run()
     assert result.exit_code == 143 and "1 written, 0 verified, 0 failed, 1 open" in result.stdout
-    monkeypatch.setattr(batch_module, "Supervisor", Inline)
+    monkeypatch.setattr(batch_module, "Supervisor", inline)
     assert run().stdout == "1 written, 1 verified, 0 failed\n"
 
 

@@ -1,11 +1,11 @@
 """The report of an output folder: order, escaping, refusals; and in a real browser."""
 
 import base64
+import csv
 import gzip
 import json
 import re
 import shutil
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,12 @@ from typer.testing import CliRunner
 from voxlate.data_prep import NoInputError, OutputError, read_scan, write_scan
 from voxlate.pipelines import batch_report
 from voxlate.pipelines.batch_report import make_report
-from voxlate.pipelines.batch_report_cases import find_report_cases
+from voxlate.pipelines.batch_report_cases import ReportCase, find_report_cases
+from voxlate.pipelines.batch_report_table import cases_csv
 from voxlate.pipelines.cli import app
 from voxlate.pipelines.manifest import SCHEMA
 from voxlate.pipelines.outputs import file_entry
+from voxlate.pipelines.qc_picture import percentile_window
 from voxlate.pipelines.viewer_volumes import packed
 
 MARKUP = "<script>alert(1)<"  # no slash: a name may have none
@@ -152,7 +154,8 @@ def test_unchanged_cases_are_kept_and_vanished_ones_forgotten(output: Path) -> N
 def test_scan_that_changed_is_not_shown(
     output: Path, head_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batch_report, "_source_scans", lambda _: {"good/t1.json": str(head_file)})
+    sources = {"good/t1.json": {"t1": str(head_file)}}
+    monkeypatch.setattr(batch_report, "_source_scans", lambda _: sources)
     make_report(output)
     (script,) = (output / "report" / "cases").glob("good*.js")
     assert "t1 (scan)" in script.read_text()
@@ -160,6 +163,75 @@ def test_scan_that_changed_is_not_shown(
     script.unlink()
     make_report(output)
     assert "t1 (scan)" not in script.read_text() and "its file is another" in script.read_text()
+
+
+def test_table_has_a_row_for_each_case_with_its_scores_and_no_formula(output: Path) -> None:
+    record = json.loads((output / "good" / "t1.json").read_text())
+    record["Seconds"] = {"read": 0.5, "translate": 2.25}
+    (output / "good" / "t1.json").write_text(json.dumps(record))
+    index = make_report(output)
+    with (index.parent / "cases.csv").open(newline="") as file:
+        rows = {row["id"]: row for row in csv.DictReader(file)}
+    assert list(rows) == ["bad", "hurt/t1", f"{WICKED}/t1", "weak/t1", "good/t1"]
+    assert rows["bad"]["code"] == "E_TRUNCATED" and rows["bad"]["status"] == "failed"
+    assert rows["hurt/t1"]["what"] == "t1_t2.nii.gz has 5 bytes, its record says " + str(
+        json.loads((output / "hurt" / "t1.json").read_text())["Outputs"]["t2"]["Bytes"]
+    )
+    good = rows["good/t1"]
+    assert good["t2 EdgeAgreement"] == "0.9" and good["t2 LargestStep"] == ""
+    assert good["of_limit"] == "0.667" and good["inputs"] == "t1" and good["targets"] == "t2"
+    assert good["seconds"] == "2.750" and good["translate_seconds"] == "2.25"
+    assert rows["weak/t1"]["seconds"] == "" and (index.parent / good["page"]).is_file()
+    failed = ReportCase("=cmd()", "=cmd()", "failed", failure={"code": "E_X", "what": "+1"})
+    assert "\n'=cmd(),failed,E_X,'+1," in cases_csv([failed]).decode()
+
+
+def test_deviation_and_further_scans_are_shown_where_they_lie(
+    output: Path, head_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scan = read_scan(head_file)
+    folder = output / "good"
+    level = np.abs(scan.data) / np.abs(scan.data).max() / 10
+    spread = write_scan(folder / "t1_t2_sd.nii.gz", level, scan)
+    flair = write_scan(tmp_path / "flair.nii.gz", scan.data[::-1], scan)
+    record = json.loads((folder / "t1.json").read_text())
+    record["Deviations"] = {"t2": file_entry(spread)}
+    move = np.eye(4)
+    move[0, 3] = 4
+    record["OtherInputs"] = [
+        {
+            "File": "flair.nii.gz",
+            "SHA256": read_scan(flair).sha256,
+            "Modality": "flair",
+            "Registered": {"MatrixRASMM": move.tolist()},
+        }
+    ]
+    (folder / "t1.json").write_text(json.dumps(record))
+    sources = {"good/t1.json": {"t1": str(head_file), "flair": str(flair)}}
+    monkeypatch.setattr(batch_report, "_source_scans", lambda _: sources)
+    make_report(output)
+    (script,) = (output / "report" / "cases").glob("good*.js")
+    volumes = shown(script)
+    *others, deviation = volumes
+    assert others == ["t1 (scan)", "flair (scan)", "t2 (synthetic)"]
+    white = float(np.percentile(level[level > 0], 99.5))
+    assert deviation == f"t2 SD (white: {white:.3f} of the window)"
+    found = np.asarray(volumes[deviation].dataobj)
+    np.testing.assert_allclose(found, (level / white).clip(0, 1) * 255, atol=0.51)
+    laid = np.asarray(volumes["flair (scan)"].dataobj).astype(float)
+    assert laid.shape == scan.shape  # moved 4 mm, two voxels along the second axis, right to left
+    own = percentile_window(np.roll(scan.data[::-1], 2, 1))[:, 4:-4] * 255
+    assert np.abs(laid[:, 4:-4] - own).mean() < 3
+
+
+def shown(script: Path) -> dict[str, nib.Nifti1Image]:
+    """The volumes in a page's script."""
+    line = next(t for t in script.read_text().splitlines() if "voxlateVolumes" in t)
+    entries = json.loads(line.partition(" = ")[2].rstrip(";"))
+    return {
+        e["name"]: nib.Nifti1Image.from_bytes(gzip.decompress(base64.b64decode(e["nifti"])))
+        for e in entries
+    }
 
 
 def test_records_that_are_not_whole_are_told_as_damaged(output: Path) -> None:
@@ -191,30 +263,12 @@ def test_other_peoples_pages_and_links_elsewhere_are_left_alone(
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
-@pytest.fixture
-def browser() -> Iterator[Any]:
-    """Headless Chromium without a network."""
-    sync_api = pytest.importorskip("playwright.sync_api", reason="no playwright")
-    program = shutil.which("chromium") or shutil.which("google-chrome")
-    software = ["--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist"]
-    with sync_api.sync_playwright() as playwright:
-        try:
-            started = playwright.chromium.launch(
-                executable_path=program, args=["--no-sandbox", *software], timeout=60_000
-            )
-        except sync_api.Error as error:
-            pytest.skip(f"no Chromium: {str(error).splitlines()[0]}")
-        yield started
-        started.close()
-
-
 @pytest.mark.slow
 def test_report_works_in_a_browser(
     output: Path, head_file: Path, browser: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        batch_report, "_source_scans", lambda _: {f"{WICKED}/t1.json": str(head_file)}
-    )
+    sources = {f"{WICKED}/t1.json": {"t1": str(head_file)}}
+    monkeypatch.setattr(batch_report, "_source_scans", lambda _: sources)
     index = make_report(output)
     page = browser.new_context(offline=True).new_page()
     page.set_default_timeout(120_000)
@@ -236,6 +290,9 @@ def test_report_works_in_a_browser(
         assert rows.count() == count, field
         page.click("button[type=reset]")
         page.wait_for_selector("tbody tr[hidden]", state="detached")
+    page.fill("input[name=edges]", "0.5")
+    assert rows.count() == 1 and "weak" in rows.first.text_content()
+    page.fill("input[name=edges]", "")
     page.fill("input[name=text]", "weak")
     assert rows.count() == 1
     page.fill("input[name=text]", "w_coarse")

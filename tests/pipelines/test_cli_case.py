@@ -8,81 +8,12 @@ import jsonschema
 import nibabel as nib
 import numpy as np
 import pytest
-import torch
 from typer.testing import CliRunner
 
 from voxlate.data_prep.modalities import ALIASES
-from voxlate.data_prep.phantom import write_phantom_case
-from voxlate.pipelines import network_from_files, save_weights
 from voxlate.pipelines.cli import app
 
 ROOT = Path(__file__).parents[2]
-NETWORK_YAML = """
-preprocessing_def:
-  _target_: voxlate.data_prep.Preprocessing
-  spacing: [3.5, 3.5, 3.5]
-  size: [44, 52, 40]
-scheduler_def:
-  _target_: voxlate.networks.dpm_solver.DPMSolverScheduler
-  prediction_type: v_prediction
-steps: 2
-network_def:
-  _target_: voxlate.networks.TranslationNetwork
-  modalities: [t1, t1ce, t2, flair]
-  quantized: false
-  normalization: {percentiles: [0.5, 99.5]}
-  schedule:
-    num_train_timesteps: 1000
-    beta_start: 0.0015
-    beta_end: 0.0195
-    prediction_type: v_prediction
-  autoencoder:
-    _target_: voxlate.networks.VQGAN
-    channels: [4]
-    latent_channels: 2
-    num_codes: 8
-    stem_levels: 1
-    norm_groups: 2
-  prior:
-    _target_: voxlate.networks.structure_prior.StructurePrior
-    structure:
-      _target_: voxlate.networks.structure.SharedStructure
-      num_modalities: 4
-      channels: [4, 8]
-    latent_channels: 2
-    downsampling: 2
-    condition_channels: 4
-    features: 8
-    norm_groups: 4
-  denoiser:
-    _target_: voxlate.networks.denoiser.Denoiser
-    latent_channels: 2
-    concat_channels: 18
-    channels: [4, 4]
-    attention_levels: [false, false]
-    num_head_channels: 4
-    norm_groups: 2
-"""
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle that takes several contrasts, with random weights."""
-    root = tmp_path_factory.mktemp("bundles") / "several"
-    (root / "configs").mkdir(parents=True)
-    (root / "configs" / "network.yaml").write_text(NETWORK_YAML)
-    torch.manual_seed(0)
-    network = network_from_files([root / "configs" / "network.yaml"])
-    save_weights(network.state_dict(), root / "models" / "model.pt")
-    return root
-
-
-@pytest.fixture(scope="module")
-def patient(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("patient")
-    modalities = ("t1", "t1ce", "t2", "flair")
-    write_phantom_case(folder, (44, 52, 42), seed=3, spacing=3.5, modalities=modalities)
-    return folder
 
 
 def run(*arguments: object) -> Any:
@@ -96,7 +27,7 @@ def line(result: Any) -> str:
 
 
 def test_the_missing_contrasts_of_a_case_are_written_with_their_inputs(
-    patient: Path, bundle: Path, tmp_path: Path
+    patient: Path, several_bundle: Path, tmp_path: Path
 ) -> None:
     image = nib.load(patient / "flair.nii.gz")
     affine = image.affine.copy()
@@ -104,10 +35,12 @@ def test_the_missing_contrasts_of_a_case_are_written_with_their_inputs(
     nib.save(nib.Nifti1Image(np.asarray(image.dataobj), affine), tmp_path / "b.nii.gz")
     out = tmp_path / "out"
     arguments = ("--t1", patient / "t1.nii.gz", "--flair", tmp_path / "b.nii.gz", "--to", "t2")
-    refused = run(*arguments, "-o", out, "--bundle", bundle)
+    refused = run(*arguments, "-o", out, "--bundle", several_bundle)
     assert refused.exit_code == 9 and "--register rigid" in line(refused) and not out.exists()
     assert "b.nii.gz: the flair is on another grid" in line(refused)
-    result = run(*arguments, "--to", "t1ce", "-o", out, "--bundle", bundle, "--register", "rigid")
+    result = run(
+        *arguments, "--to", "t1ce", "-o", out, "--bundle", several_bundle, "--register", "rigid"
+    )
     assert result.exit_code == 0, result.output
     names = sorted(path.name for path in out.iterdir())
     assert names == ["t1.json", "t1_qc.png", "t1_t1ce.nii.gz", "t1_t2.nii.gz"]
@@ -138,7 +71,7 @@ def test_the_missing_contrasts_of_a_case_are_written_with_their_inputs(
 )
 def test_what_makes_no_sense_is_one_line(
     patient: Path,
-    bundle: Path,
+    several_bundle: Path,
     tmp_path: Path,
     arguments: list[str],
     code: int,
@@ -150,16 +83,16 @@ def test_what_makes_no_sense_is_one_line(
         patient / f"{word}.nii.gz" if word in names and last not in ("--to", "--register") else word
         for last, word in zip(before, arguments, strict=False)
     ]
-    result = run(*words, "-o", tmp_path / "out", "--bundle", bundle)
+    result = run(*words, "-o", tmp_path / "out", "--bundle", several_bundle)
     assert result.exit_code == code, result.output
     assert message in line(result) and not (tmp_path / "out").exists()
 
 
 def test_a_given_target_is_noted_and_the_rest_is_made(
-    patient: Path, bundle: Path, tmp_path: Path
+    patient: Path, several_bundle: Path, tmp_path: Path
 ) -> None:
     arguments = ("--t1", patient / "t1.nii.gz", "--to", "t1", "--to", "t2")
-    result = run(*arguments, "-o", tmp_path, "--bundle", bundle)
+    result = run(*arguments, "-o", tmp_path, "--bundle", several_bundle)
     assert result.exit_code == 0, result.output
     record = json.loads((tmp_path / "t1.json").read_text())
     assert "W_GIVEN: t1 is given, so it is not made" in record["Warnings"]

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from voxlate.data_prep import Preprocessing, ScanError, UsageError, read_scan
-from voxlate.data_prep.phantom import write_phantom_case
 from voxlate.networks import VQGAN, TranslationNetwork
 from voxlate.networks.denoiser import Denoiser
 from voxlate.networks.dpm_solver import DPMSolverScheduler
@@ -28,13 +27,6 @@ SCHEDULE = {
     "beta_end": 0.0195,
     "prediction_type": "v_prediction",
 }
-
-
-@pytest.fixture(scope="module")
-def patient(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("patient")
-    write_phantom_case(folder, (44, 52, 42), seed=3, spacing=3.5, modalities=MODALITIES)
-    return folder
 
 
 @pytest.fixture(scope="module")

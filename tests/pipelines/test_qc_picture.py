@@ -20,7 +20,7 @@ from voxlate.pipelines.qc_picture import (
 def picture(affine: np.ndarray, volume: np.ndarray, targets: int = 1) -> np.ndarray:
     file = io.BytesIO()
     made = {f"target{index}": np.zeros_like(volume) for index in range(targets)}
-    draw_qc(file, ("t1", volume), made, affine, title="case")
+    draw_qc(file, {"t1": volume}, made, affine, title="case")
     return imread(io.BytesIO(file.getvalue()))[..., :3]
 
 
