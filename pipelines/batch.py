@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import voxlate
 from voxlate.data_prep import OutputError, Overrides, UsageError, VoxlateError, write_atomically
@@ -29,6 +29,7 @@ from .interruption import Interrupted
 from .manifest import STATE_FOLDER, fingerprint, further_options
 from .one_to_many import check_steps
 from .outputs import check_outputs
+from .ray_engine import RayEngine
 from .run_case import CaseOptions, Verify
 from .run_lock import run_lock
 from .samples import check_samples
@@ -37,6 +38,7 @@ from .supervisor import Supervisor
 
 SOME_FAILED, ALL_FAILED = 8, 9
 RUN_FILE = "run.json"
+Engine = Literal["processes", "ray"]
 RESERVE_BYTES = 1 << 20  #: kept free so that a full disk can still be told about
 
 
@@ -61,6 +63,7 @@ class BatchOptions:
         verify: How finished results are compared with their records.
         intensity: ``unit``, ``percentile`` or ``match:REFERENCE``, see docs/intensity.md.
         stored_as: Voxel type of the results: ``float32`` or ``scan``, the scan's own.
+        engine: What runs the workers: ``processes`` of this machine, or ``ray``.
         samples: Of which results are the mean, with their standard deviation; None for one answer.
         register: Of cases with several contrasts, lay those that lie elsewhere over the first.
         overrides: What the user vouches for, where a scan alone would be refused.
@@ -82,6 +85,7 @@ class BatchOptions:
     verify: Verify = "full"
     intensity: str = "unit"
     stored_as: StoredAs = "float32"
+    engine: Engine = "processes"
     samples: int | None = None
     register: bool = False
     overrides: Overrides = NONE
@@ -163,7 +167,7 @@ def run_batch(
     output = Path(options.output)
     check_outputs(output, [], overwrite=True)
     part, origin = choose_shard(shard)
-    devices = _devices(options)
+    devices = ["ray"] if options.engine == "ray" else _devices(options)
     facts = bundle_facts(options.bundle)
     cases = listed(options, facts)
     jobs = part.of(cases.jobs)
@@ -215,10 +219,20 @@ def run_batch(
                 ),
                 "fingerprint": print_of_run,
             }
-            supervisor = Supervisor(
-                order, devices, log, progress, stop_on_first_error=stop_on_first_error
-            )
-            return _run(supervisor, jobs, output / f"failed{suffix}.csv", progress, fail_on)
+            engine: Supervisor | RayEngine
+            if options.engine == "ray":
+                engine = RayEngine(
+                    order,
+                    options.device,
+                    options.workers,
+                    progress,
+                    stop_on_first_error=stop_on_first_error,
+                )
+            else:
+                engine = Supervisor(
+                    order, devices, log, progress, stop_on_first_error=stop_on_first_error
+                )
+            return _run(engine, jobs, output / f"failed{suffix}.csv", progress, fail_on)
 
 
 def targets_of(options: BatchOptions, facts: BundleFacts) -> tuple[str, ...]:
@@ -270,7 +284,7 @@ def saved_run(output: Path) -> dict[str, Any]:
 
 
 def _run(
-    supervisor: Supervisor,
+    engine: Supervisor | RayEngine,
     jobs: Sequence[CaseJob],
     failed_csv: Path,
     progress: BatchProgress,
@@ -280,12 +294,12 @@ def _run(
     error: VoxlateError | None = None
     status = 0
     try:
-        supervisor.run(jobs)
+        engine.run(jobs)
     except Interrupted as interruption:
         status = 128 + interruption.number
     except VoxlateError as refusal:
         error = refusal
-    outcomes = supervisor.outcomes
+    outcomes = engine.outcomes
     counts = {
         name: sum(outcome.status == name for outcome in outcomes)
         for name in ("written", "verified", "failed")

@@ -42,6 +42,13 @@ Device = Annotated[str, typer.Option(help="auto (every GPU, else CPU), cpu, cuda
 Workers = Annotated[
     int | None, typer.Option(min=1, help="Processes. Default: one for each device.")
 ]
+Engine = Annotated[
+    Literal["processes", "ray"],
+    typer.Option(
+        help="What runs the workers: processes of this machine, or Ray (the cluster that "
+        "RAY_ADDRESS names)."
+    ),
+]
 Seed = Annotated[int, typer.Option(help="Same seed, same results.")]
 Steps = Annotated[int | None, typer.Option(min=0, help="Denoising steps. Default: the bundle's.")]
 Samples = Annotated[
@@ -108,6 +115,7 @@ def batch(
     bundle: Bundle = None,
     device: Device = "auto",
     workers: Workers = None,
+    engine: Engine = "processes",
     seed: Seed = 0,
     steps: Steps = None,
     samples: Samples = None,
@@ -149,6 +157,7 @@ def batch(
                 bundle=str(bundle) if bundle else None,
                 device=device,
                 workers=workers,
+                engine=engine,
                 seed=seed,
                 steps=steps,
                 verify=verify,
