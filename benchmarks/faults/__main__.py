@@ -10,6 +10,7 @@ import os
 import platform
 import sys
 import tempfile
+from itertools import chain
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -32,10 +33,14 @@ def main() -> None:
 
         bench = Bench(Path(work) / "bench", 20, path)
         try:
-            rows = [trials.kills(bench, 200 if options.nightly else 20, picture=True)]
-            print(rows[-1], flush=True)
-            rows += trials.all_others(bench, cases=2000 if options.nightly else 300)
-            rows += everyday.everyday(bench)
+            rows = []
+            for row in chain(
+                [trials.kills(bench, 200 if options.nightly else 20, picture=True)],
+                trials.all_others(bench, cases=2000 if options.nightly else 300),
+                everyday.everyday(bench),
+            ):
+                rows.append(row)
+                print(row, flush=True)  # a long run that is stopped leaves what it measured
         finally:
             bench.close()
     text = PAGE.format(

@@ -7,6 +7,7 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 
 import fault_stub
 from bench import Bench, Row, leftovers, partial, volumes
@@ -15,9 +16,10 @@ from voxlate.pipelines.run_lock import run_lock
 from voxlate.pipelines.shards import WHOLE
 
 
-def everyday(bench: Bench) -> list[Row]:
+def everyday(bench: Bench) -> Iterator[Row]:
     """The command as a user starts it: closed output, no home, no network, signals, deaths."""
-    return [bare(bench), terminated(bench), dying_worker(bench), two_runs(bench)]
+    for trial in (bare, terminated, dying_worker, two_runs):
+        yield trial(bench)
 
 
 def bare(bench: Bench) -> Row:

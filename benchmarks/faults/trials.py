@@ -294,13 +294,11 @@ def soak(bench: Bench, cases: int) -> Row:
     )
 
 
-def all_others(bench: Bench, *, cases: int) -> list[Row]:
+def all_others(bench: Bench, *, cases: int) -> Iterator[Row]:
     """Every trial but the kills, which come first and leave an undisturbed run behind."""
-    return [
-        full_disk(bench, 10),
-        *folders(bench),
-        damaged_outputs(bench),
-        *weights(bench),
-        paths(bench),
-        soak(bench, cases),
-    ]
+    yield full_disk(bench, 10)
+    yield from folders(bench)
+    yield damaged_outputs(bench)
+    yield from weights(bench)
+    yield paths(bench)
+    yield soak(bench, cases)
