@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from .availability import check_available, mask_missing
 from .blocks import check_modality, conv, crop_like, group_norm, zero
+from .path_mixture import PathMixture
 from .prior import PriorOutput
 from .resnet import TimeResBlock
 from .structure import SharedStructure
@@ -80,8 +81,7 @@ class StructurePrior(nn.Module):
 
     with the correction made by residual blocks from the structure, the given latents and the mask,
     modulated by the target. It starts at zero and the table at equal weights: untrained, the start
-    is the mean of what each given contrast alone would say. ``weigh_paths`` gives the table a start
-    from what the paths are known to miss.
+    is the mean of what each given contrast alone would say. ``PathMixture`` says more.
 
     Args:
         structure: The encoder of the shared structure.
@@ -98,13 +98,18 @@ class StructurePrior(nn.Module):
             ``RidgePath``. None hands over the given latent itself.
         finetune: Let gradients into the structure; else it stays as its own stage left it.
         norm_groups: Most groups of the norms in the blocks.
+        own_share: None adds the correction to the paths' guess. A share in [0, 1] mixes two answers
+            instead, (1 - own_share) guess + own_share correction, where the correction is the whole
+            target. At 1, as it is then trained, no path is asked: what it learned to correct of the
+            cases that the paths were fitted to would be too little for any others.
 
     Raises:
-        ValueError: ``concat`` repeats a name or has an unknown one, or (call, outside TorchScript)
-            an argument does not fit.
+        ValueError: ``concat`` repeats a name or has an unknown one, the share is out of range, or
+            (call, outside TorchScript) an argument does not fit.
     """
 
     concat: list[str]
+    own_share: float | None
 
     def __init__(
         self,
@@ -120,19 +125,23 @@ class StructurePrior(nn.Module):
         path: nn.Module | None = None,
         finetune: bool = False,
         norm_groups: int = 16,
+        own_share: float | None = None,
     ) -> None:
         super().__init__()
+        if own_share is not None and not 0 <= own_share <= 1:
+            raise ValueError(f"own_share must be in [0, 1], got {own_share}")
         if len(set(concat)) != len(concat) or not set(concat) <= set(STRUCTURE_CONCAT):
             raise ValueError(
                 f"concat takes each of {STRUCTURE_CONCAT} at most once, got {tuple(concat)}"
             )
         count, dims = structure.num_modalities, structure.spatial_dims
         self.num_modalities, self.downsampling, self.finetune = count, downsampling, finetune
-        self.structure, self.path, self.concat = structure, path, list(concat)
+        self.structure, self.concat = structure, list(concat)
+        self.guess = PathMixture(count, path)
+        self.own_share = own_share
         self.condition = StructureCondition(
             structure, condition_channels, downsampling=downsampling, use_scales=use_scales
         )
-        self.shares = nn.Parameter(torch.zeros(count, count))
         self.embedding = nn.Embedding(count, features)
         seen = condition_channels + count * (latent_channels + 1)
         self.conv_in = conv(dims, seen, features, 3)
@@ -158,22 +167,6 @@ class StructurePrior(nn.Module):
         if not self.finetune:
             self.structure.eval()
         return self
-
-    @torch.no_grad()
-    def weigh_paths(self, missed: Tensor) -> None:
-        """Give each path its share by what it misses: p_j in proportion to missed_j ** -2.
-
-        The power of -1 would be right for errors that do not depend on each other.
-
-        Args:
-            missed: (sources, targets), the mean square error of each path, as ``RidgePath.fit``
-                returns it. A pair without a number counts as the target's worst.
-        """
-        table = missed.t().to(self.shares).log()
-        known = table.isfinite()
-        worst = table.masked_fill(~known, float("-inf")).amax(dim=1, keepdim=True)
-        table = torch.where(known, table, worst.expand_as(table)).mul(-2)
-        self.shares.copy_(torch.where(table.isfinite(), table, torch.zeros_like(table)))
 
     def encode_case(self, volumes: Tensor, available: Tensor) -> Tensor:
         """Find what a case's contrasts share, once, for every target.
@@ -226,8 +219,13 @@ class StructurePrior(nn.Module):
         embedding = self.embedding(target)
         for block in self.blocks:
             h = block(h, embedding)
-        correction = self.conv_out(F.silu(self.norm_out(h)))
-        start = self.first_guess(latents, available, target) + correction
+        start = self.conv_out(F.silu(self.norm_out(h)))
+        share = self.own_share
+        if share is None:
+            start = self.guess(latents, available, target) + start
+        elif share < 1:
+            guess = self.guess(latents, available, target)
+            start = guess + share * (start - guess)
         parts = [case[:, :0]]
         for name in self.concat:
             if name == "structure":
@@ -239,22 +237,3 @@ class StructurePrior(nn.Module):
             else:
                 parts.append(start)
         return PriorOutput(torch.cat(parts, dim=1), start)
-
-    def first_guess(self, latents: Tensor, available: Tensor, target: Tensor) -> Tensor:
-        """The weighted mean of what each given contrast alone says: (b, c, *size)."""
-        shares = self.shares[target].masked_fill(~available, float("-inf")).softmax(dim=1)
-        total = torch.zeros_like(latents[:, 0])
-        for slot in range(self.num_modalities):
-            latent = latents[:, slot]
-            if self.path is not None:
-                if not bool(available[:, slot].any()):
-                    continue
-                source = torch.full_like(target, slot)
-                latent = mask_missing(
-                    self.path(latent, source, target).unsqueeze(1), available[:, slot : slot + 1]
-                ).squeeze(1)
-            share = shares[:, slot]
-            for _ in range(latent.dim() - 1):
-                share = share.unsqueeze(-1)
-            total = total + share.to(latent.dtype) * latent
-        return total

@@ -9,6 +9,7 @@ import torch
 from voxlate.networks.translation import TranslationNetwork
 
 from .crops import read_view, whole_view
+from .training import autocast, precision_dtype
 from .training_data import PreparedCase
 
 logger = logging.getLogger(__name__)
@@ -21,32 +22,36 @@ def fit_ridge_path(
     *,
     weight: Callable[[str], float],
     ridge: float,
+    precision: str = "float32",
 ) -> None:
-    """Fit ``network.prior.path`` to the scaled latents of whole heads; see ``RidgePath.fit``.
+    """Fit the prior's ``path`` to the scaled latents of whole heads; see ``RidgePath.fit``.
 
-    A prior that mixes several paths is told what each of them misses. Without such a path nothing
-    happens.
+    A mixture of several paths (``prior.guess``) is told what each of them misses. Without a path
+    nothing happens.
 
     Args:
         network: Its autoencoder is trained and its latent scale measured.
         cases: For training only.
         weight: Of a case, by its id.
         ridge: Penalty, see ``RidgePath.fit``.
+        precision: Of the encoding, as a trainer's; the fit itself is in float64.
     """
-    if getattr(network.prior, "path", None) is None:
+    holder: Any = getattr(network.prior, "guess", network.prior)
+    if getattr(holder, "path", None) is None:
         return
     device = network.scale_factor.device
     autoencoder: Any = network.autoencoder
-    prior: Any = network.prior
     encoded = []
     for case in cases:
         view = whole_view(case.foreground(), autoencoder.downsampling)
         latents = {}
         for modality in case.volumes:
             volume = read_view([case.volume(modality)], view).unsqueeze(0).to(device)
-            latents[network.modalities.index(modality)] = network.encode(volume)[0]
+            with autocast(device, precision_dtype(precision, device)):
+                latent = network.encode(volume)[0].float()
+            latents[network.modalities.index(modality)] = latent
         encoded.append((latents, weight(case.case_id)))
-    missed = prior.path.fit(encoded, ridge=ridge)
-    if hasattr(prior, "weigh_paths"):
-        prior.weigh_paths(missed)
+    missed = holder.path.fit(encoded, ridge=ridge)
+    if hasattr(holder, "weigh_paths"):
+        holder.weigh_paths(missed)
     logger.info(f"ridge path fitted to {len(encoded)} cases")

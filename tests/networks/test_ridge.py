@@ -75,6 +75,24 @@ def test_batch_equals_one_by_one_and_autocast_changes_nothing() -> None:
         torch.testing.assert_close(path(z, source, target), whole, rtol=0, atol=0)
 
 
+def test_background_is_left_out_of_the_fit_and_of_the_answer() -> None:
+    source, target = latents(1), latents(2)
+    source[:, :3] = 0.3 * source[:, :3].sign()  # in no channel more than the threshold
+    fitted = []
+    for changed in (target, torch.cat([target[:, :3].flip(1), target[:, 3:]], dim=1)):
+        path = RidgePath(3, 2, features=8, background=0.31)
+        path.fit([({0: source, 1: changed}, 1.0)])
+        fitted.append(path)
+    found = [path.weights[0, 1] for path in fitted]
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(fitted[0].weights[1, 0], fitted[1].weights[1, 0], atol=1e-3)
+    answer = fitted[0](source[None], torch.tensor([0]), torch.tensor([1]))[0]
+    inside = source.abs().amax(0) > 0.31
+    assert not inside[:3].any() and torch.equal(answer.abs().amax(0) > 0, inside)
+    empty = fitted[0](torch.zeros_like(source)[None], torch.tensor([0]), torch.tensor([1]))
+    assert bool((empty == 0).all())
+
+
 def test_no_cases_are_refused() -> None:
     with pytest.raises(ValueError, match="no cases"):
         RidgePath(3, 2).fit([])

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from voxlate.networks.path_mixture import MixturePrior
 from voxlate.networks.ridge import RidgePath
 from voxlate.networks.structure import SharedStructure
 from voxlate.networks.structure_prior import STRUCTURE_CONCAT, StructureCondition, StructurePrior
@@ -36,7 +37,7 @@ def trained(net: StructurePrior) -> StructurePrior:
     """With a correction that does something."""
     torch.manual_seed(5)
     nn.init.normal_(net.conv_out.weight, std=0.3)
-    nn.init.normal_(net.shares)
+    nn.init.normal_(net.guess.shares)
     return net
 
 
@@ -66,7 +67,7 @@ def test_untrained_start_is_the_mean_of_what_each_given_contrast_says(
 def test_shares_are_learned_for_each_pair_and_kept_to_what_is_given() -> None:
     net = prior()
     with torch.no_grad():
-        net.shares[1] = torch.tensor([0.0, 50.0, 1.0])  # contrast 1, the target, is not given
+        net.guess.shares[1] = torch.tensor([0.0, 50.0, 1.0])  # contrast 1, the target, is not given
     volumes, latents = case()
     start = net(latents, AVAILABLE, TARGET, net.encode_case(volumes, AVAILABLE)).start
     share = torch.tensor([0.0, 1.0]).softmax(0)
@@ -76,13 +77,43 @@ def test_shares_are_learned_for_each_pair_and_kept_to_what_is_given() -> None:
 def test_paths_weigh_by_the_inverse_square_of_what_they_miss() -> None:
     net = prior()
     inf = float("inf")
-    net.weigh_paths(torch.tensor([[inf, 0.1, inf], [0.3, inf, inf], [0.6, 0.4, inf]]))
+    net.guess.weigh_paths(torch.tensor([[inf, 0.1, inf], [0.3, inf, inf], [0.6, 0.4, inf]]))
     volumes, latents = case()
     start = net(latents, AVAILABLE, TARGET, net.encode_case(volumes, AVAILABLE)).start
     share = 100 / (100 + 1 / 0.16)  # of contrast 0 in contrast 1, beside contrast 2
     torch.testing.assert_close(start[0], share * latents[0, 0] + (1 - share) * latents[0, 2])
-    assert net.shares[1, 1] == net.shares[1, 2]  # unknown: the worst
-    assert bool((net.shares[2] == 0).all())  # nothing is known of this target
+    assert net.guess.shares[1, 1] == net.guess.shares[1, 2]  # unknown: the worst
+    assert bool((net.guess.shares[2] == 0).all())  # nothing is known of this target
+
+
+@pytest.mark.parametrize("path", [None, "ridge"])
+def test_mixture_alone_is_the_untrained_structure_priors_guess(path: str | None) -> None:
+    net = prior(path=RidgePath(2, 3, features=8) if path else None)
+    nn.init.normal_(net.guess.shares)
+    alone = MixturePrior(3, 2, path=RidgePath(2, 3, features=8) if path else None)
+    alone.guess.load_state_dict(net.guess.state_dict())
+    volumes, latents = case()
+    found = alone(latents, AVAILABLE, TARGET, alone.encode_case(volumes, AVAILABLE))
+    expected = net(latents, AVAILABLE, TARGET, net.encode_case(volumes, AVAILABLE))
+    assert torch.equal(found.start, expected.start)
+    assert torch.equal(found.concat, expected.concat[:, 4:])  # but for the structure
+    assert found.concat.shape[1] == alone.concat_channels
+    with pytest.raises(ValueError, match="modalities must lie in 0..2"):
+        alone(latents, AVAILABLE, TARGET + 1, volumes[:, :0])
+    with pytest.raises(ValueError, match="every sample needs a contrast"):
+        alone(latents, AVAILABLE & False, TARGET, volumes[:, :0])
+
+
+def test_own_share_mixes_the_guess_with_an_answer_of_the_blocks_own() -> None:
+    volumes, latents = case()
+
+    def start(share: float | None) -> Tensor:
+        net = trained(prior(path=AddPair(), own_share=share))
+        return net(latents, AVAILABLE, TARGET, net.encode_case(volumes, AVAILABLE)).start
+
+    guess, own = start(0.0), start(1.0)
+    torch.testing.assert_close(start(None), guess + own)
+    torch.testing.assert_close(start(0.25), 0.75 * guess + 0.25 * own)
 
 
 @pytest.mark.parametrize("path", [None, "ridge"])
@@ -170,8 +201,9 @@ def test_structure_is_only_trained_where_asked() -> None:
         assert net.condition.shared.weight.grad is not None
 
 
-def test_script_agrees() -> None:
-    net = trained(prior(path=RidgePath(2, 3, features=8)))
+@pytest.mark.parametrize("share", [None, 0.3])
+def test_script_agrees(share: float | None) -> None:
+    net = trained(prior(path=RidgePath(2, 3, features=8), own_share=share))
     scripted = torch.jit.script(net.structure)
     volumes, latents = case()
     torch.testing.assert_close(
@@ -187,6 +219,11 @@ def test_script_agrees() -> None:
 def test_concat_that_makes_no_sense_is_refused(names: tuple[str, ...]) -> None:
     with pytest.raises(ValueError, match=f"concat takes each of .*{STRUCTURE_CONCAT[0]}"):
         prior(concat=names)
+
+
+def test_share_out_of_range_is_refused() -> None:
+    with pytest.raises(ValueError, match="own_share must be in .0, 1., got 1.5"):
+        prior(own_share=1.5)
 
 
 def test_what_does_not_fit_is_refused() -> None:
