@@ -1,8 +1,7 @@
-"""Wavelet split and merge by any filter bank of two bands, as matrix products along each axis.
+"""Wavelet split and merge by any filter bank of two bands, axis by axis.
 
-Convolutions with few taps and stride 2 move more than they compute; products with small matrices
-keep the processor's units busy. Eager calls work in slices that stay in the processor's cache; each
-function is the other's gradient. TorchScript and recorded graphs get one matrix for each axis.
+Eager calls work in slices that stay in the processor's cache, a sum for each tap; each function is
+the other's gradient. TorchScript and recorded graphs get one matrix product for each axis.
 """
 
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .axis_products import analyse, analysis_lines, circle, synthesis_lines, synthesise
+from .axis_taps import analyse, synthesise, taps_of
 from .blocks import recording
 from .slices import Scratch, large_empty, slices
 
@@ -29,7 +28,7 @@ def bank_split(filters: Tensor, x: Tensor) -> Tensor:
         return _Split.apply(x, filters)
     dims = x.dim() - 2
     for axis in range(2, 2 + dims):  # b c (band half) ... (band half)
-        x = along(circle(filters, x.shape[axis]).flatten(0, 1).to(x), x, axis)
+        x = along(circle(filters, x.shape[axis]).to(x), x, axis)
     for axis in range(dims):  # b band ... band c half ... half
         place = 2 + 2 * axis
         x = x.unflatten(place, [2, x.shape[place] // 2]).movedim(place, 1 + axis)
@@ -54,7 +53,7 @@ def bank_merge(filters: Tensor, bands: Tensor, spatial_dims: int) -> Tensor:
         axis = spatial_dims - 1 - step  # the band of the last axis stands before c
         x = x.movedim(1 + axis, 2 + 2 * axis).flatten(2 + 2 * axis, 3 + 2 * axis)
     for axis in range(2, 2 + spatial_dims):
-        x = along(circle(filters, x.shape[axis]).flatten(0, 1).t().to(x), x, axis)
+        x = along(circle(filters, x.shape[axis]).t().to(x), x, axis)
     return x
 
 
@@ -66,6 +65,25 @@ def along(matrix: Tensor, x: Tensor, axis: int) -> Tensor:
     return (matrix @ x.flatten(axis + 1)).unflatten(axis + 1, tail)
 
 
+def circle(filters: Tensor, length: int) -> Tensor:
+    """Two filters (2, L), L even, moved in steps of two around a circle: (2, length / 2, length).
+
+    Tap i of step k meets sample 2k + 1 - L/2 + i.
+    """
+    taps = filters.shape[1]
+    steps = torch.arange(length // 2, device=filters.device)
+    offsets = torch.arange(taps, device=filters.device) + (1 - taps // 2)
+    columns = (2 * steps.unsqueeze(1) + offsets) % length  # a filter may go round more than once
+    rows = filters.unsqueeze(1).expand(2, length // 2, taps)
+    matrix = torch.zeros(2, length // 2, length, dtype=filters.dtype, device=filters.device)
+    return matrix.scatter_add(2, columns.expand(2, -1, -1), rows).flatten(0, 1)
+
+
+def exact(dtype: torch.dtype) -> torch.dtype:
+    """What sums of many taps are made in: float32 for half precision."""
+    return torch.float64 if dtype is torch.float64 else torch.float32
+
+
 class _Split(torch.autograd.Function):
     """``bank_split``, slice by slice. Each axis puts its band before all others."""
 
@@ -73,18 +91,18 @@ class _Split(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, filters: Tensor) -> Tensor:
         ctx.save_for_backward(filters)
         (b, c), size, dims = x.shape[:2], x.shape[2:], x.dim() - 2
-        lines = [analysis_lines(filters, length, x) for length in size]
+        taps = taps_of(filters)
         out = large_empty((b, *[2] * dims, c, *(length // 2 for length in size)), x)
         order = [dims, *reversed(range(dims)), *range(1 + dims, 2 + 2 * dims)]
-        room = Scratch(x)
+        room = Scratch(x.new_empty(0, dtype=exact(x.dtype)))
         for samples, some, _ in slices(b, c, 1, x):
-            part = x[samples, some].contiguous()
+            part = x[samples, some].contiguous().to(exact(x.dtype))
             for axis in range(2, 2 + dims):
                 place = part.dim() + axis - 2 - dims
                 before, after = part.shape[:place], part.shape[place + 1 :]
                 made = room(axis % 2, (2, *before, size[axis - 2] // 2, *after))
                 n, m = before.numel(), after.numel()
-                analyse(lines[axis - 2], part.view(n, -1, m), made.view(2, n, -1, m), room)
+                analyse(taps, part.view(n, -1, m), made.view(2, n, -1, m), room)
                 part = made
             out[(samples, *[slice(None)] * dims, some)] = part.permute(order)
         return out.flatten(1, 1 + dims)
@@ -101,12 +119,12 @@ class _Merge(torch.autograd.Function):
     def forward(ctx: Any, bands: Tensor, filters: Tensor) -> Tensor:
         ctx.save_for_backward(filters)
         dims, size = bands.dim() - 2, [2 * length for length in bands.shape[2:]]
-        lines = [synthesis_lines(filters, length, bands) for length in size]
+        taps = taps_of(filters)
         b, c = bands.shape[0], bands.shape[1] >> dims
         given = bands.unflatten(1, [*[2] * dims, c])
         out = large_empty((b, c, *size), bands)
         order = [*reversed(range(1, 1 + dims)), 0, *range(1 + dims, 2 + 2 * dims)]
-        room = Scratch(bands)
+        room = Scratch(bands.new_empty(0, dtype=exact(bands.dtype)))
         for samples, some, _ in slices(b, c, 1, bands):
             part = given[(samples, *[slice(None)] * dims, some)].permute(order)
             part = room(dims % 2, part.shape).copy_(part)
@@ -119,8 +137,9 @@ class _Merge(torch.autograd.Function):
                     else room(axis % 2, (*before, size[axis], *after))
                 )
                 n, m = before.numel(), after.numel()
-                synthesise(lines[axis], part.view(2, n, -1, m), made.view(n, -1, m), room)
+                synthesise(taps, part.view(2, n, -1, m), made.view(n, -1, m), room)
                 part = made
+            out[samples, some] = part
         return out
 
     @staticmethod

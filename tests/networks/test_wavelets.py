@@ -83,7 +83,7 @@ def test_bands_equal_the_reference_vectors_at_even_and_odd_sizes(vectors_dir: Pa
 
 @pytest.mark.parametrize("name", ["db2", "coif5", "db38", "bior2.2"])
 @pytest.mark.parametrize("length", [130, 301, 1026])
-def test_long_axes_go_in_windows_without_a_seam(name: str, length: int) -> None:
+def test_long_axes_and_filters_that_go_around_equal_pywavelets(name: str, length: int) -> None:
     wavelet, x = Wavelet(name, spatial_dims=2), torch.randn(1, 2, length, 3, dtype=torch.float64)
     bands = wavelet.split(x)
     torch.testing.assert_close(bands, pywt_bands(x, name), rtol=0, atol=1e-11)
