@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +23,7 @@ from voxlate.pipelines.ray_cluster import Places, choose_places
 from voxlate.pipelines.ray_worker import CaseWorker
 
 CASES = 6
+WAIT_SECONDS = 1200  # Ray takes minutes to start where memory is short
 
 
 def cluster(*machines: dict[str, float]) -> Any:
@@ -112,7 +114,7 @@ class Run:
 
     def wait_for(self, pattern: str, count: int = 1) -> list[str]:
         """Wait until the log has so many lines of a kind; their first groups."""
-        until = time.monotonic() + 300
+        until = time.monotonic() + WAIT_SECONDS
         while len(found := re.findall(pattern, self.log)) < count:
             assert self.process.poll() is None and time.monotonic() < until, self.log
             time.sleep(0.1)
@@ -120,15 +122,30 @@ class Run:
 
     def end(self) -> tuple[int, str]:
         """Its status and what it said on standard error."""
-        _, said = self.process.communicate(timeout=300)
+        _, said = self.process.communicate(timeout=WAIT_SECONDS)
         return self.process.returncode, said
+
+
+@pytest.fixture
+def start(bench: Any) -> Iterator[Callable[..., Run]]:
+    """Starts runs; none of them outlives the test."""
+    runs: list[Run] = []
+
+    def start(scans: Path, name: str, **environment: str) -> Run:
+        runs.append(Run(bench, scans, name, **environment))
+        return runs[-1]
+
+    yield start
+    for run in runs:
+        run.process.kill()
+        run.process.wait()
 
 
 @pytest.mark.slow
 def test_killed_worker_is_replaced_and_its_case_run_again(
-    bench: Any, few: Path, faults: Any
+    start: Callable[..., Run], bench: Any, few: Path, faults: Any
 ) -> None:
-    run = Run(bench, few, "killed", VOXLATE_STUB_SECONDS="2")
+    run = start(few, "killed", VOXLATE_STUB_SECONDS="2")
     victim = run.wait_for(r"worker on cpu, torch\.\w+, process (\d+) of", 2)[0]
     run.wait_for(r"(written)")
     os.kill(int(victim), signal.SIGKILL)
@@ -143,14 +160,16 @@ def test_killed_worker_is_replaced_and_its_case_run_again(
 
 
 @pytest.mark.slow
-def test_case_that_kills_its_workers_fails_alone(bench: Any, faults: Any) -> None:
+def test_case_that_kills_its_workers_fails_alone(
+    start: Callable[..., Run], bench: Any, few: Path, faults: Any
+) -> None:
     scans = bench.folder / "deadly"
     faults.bench.fault_stub.write_scans(scans, 4)
     bright = scans / "case_002" / "t1.nii.gz"
     bright.unlink()
     faults.bench.fault_stub.write_bright(bright)
     stub = faults.bench.fault_stub
-    run = Run(bench, scans, "deaths", **{stub.KILLER: str(stub.BRIGHT)})
+    run = start(scans, "deaths", **{stub.KILLER: str(stub.BRIGHT)})
     status, said = run.end()
     assert status == 8, said
     (line,) = [line for line in said.splitlines() if line.startswith("FAILED")]
@@ -160,9 +179,9 @@ def test_case_that_kills_its_workers_fails_alone(bench: Any, faults: Any) -> Non
 
 @pytest.mark.slow
 def test_signal_drops_what_is_in_the_network_and_leaves_nothing_half_done(
-    bench: Any, few: Path, faults: Any
+    start: Callable[..., Run], bench: Any, few: Path, faults: Any
 ) -> None:
-    run = Run(bench, few, "signalled", VOXLATE_STUB_SECONDS="3")
+    run = start(few, "signalled", VOXLATE_STUB_SECONDS="3")
     run.wait_for(r"(written)")
     began = time.monotonic()
     run.process.send_signal(signal.SIGTERM)
