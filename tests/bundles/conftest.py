@@ -15,7 +15,7 @@ from voxlate.data_prep import find_cases, save_datalist, split_by_subject, write
 from voxlate.pipelines import network_from_files, save_weights
 
 ROOT = Path(__file__).parents[2]
-NAMES = ("aldm_brats", "brain_mri_translation", "dfbk_brats", "msg_brats")
+NAMES = ("aldm_brats", "brain_mri_completion", "brain_mri_translation", "dfbk_brats", "msg_brats")
 BUNDLES = {name: ROOT / "bundles" / name for name in NAMES}
 VOLUME = {"spacing": [6.0, 6.0, 6.0], "size": [24, 24, 24]}
 TINY_NETWORK = {
@@ -23,6 +23,11 @@ TINY_NETWORK = {
         "steps": 2,
         **{f"preprocessing_def::{name}": value for name, value in VOLUME.items()},
         "network_def::normalization::spacing": VOLUME["spacing"],
+    },
+    "brain_mri_completion": {
+        **{f"preprocessing_def::{name}": value for name, value in VOLUME.items()},
+        "network_def::normalization::spacing": VOLUME["spacing"],
+        "path_def::features": 16,
     },
     "aldm_brats": {
         "steps": 2,

@@ -20,7 +20,7 @@ from voxlate.pipelines import Translator
 from voxlate.pipelines.bundle_evaluation import InBrain, list_pairs
 from voxlate.pipelines.evaluation import evaluate
 
-NAMES = ("aldm_brats", "brain_mri_translation", "dfbk_brats", "msg_brats")
+NAMES = ("aldm_brats", "brain_mri_completion", "brain_mri_translation", "dfbk_brats", "msg_brats")
 
 
 @pytest.mark.parametrize("name", NAMES)
