@@ -16,6 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 from voxlate.data_prep import NoInputError, OutputError, read_scan, write_scan
+from voxlate.data_prep.rigid_transform import RigidTransform, resample
 from voxlate.pipelines import batch_report
 from voxlate.pipelines.batch_report import make_report
 from voxlate.pipelines.batch_report_cases import ReportCase, find_report_cases
@@ -218,10 +219,12 @@ def test_deviation_and_further_scans_are_shown_where_they_lie(
     assert deviation == f"t2 SD (white: {white:.3f} of the window)"
     found = np.asarray(volumes[deviation].dataobj)
     np.testing.assert_allclose(found, (level / white).clip(0, 1) * 255, atol=0.51)
-    laid = np.asarray(volumes["flair (scan)"].dataobj).astype(float)
-    assert laid.shape == scan.shape  # moved 4 mm, two voxels along the second axis, right to left
-    own = percentile_window(np.roll(scan.data[::-1], 2, 1))[:, 4:-4] * 255
-    assert np.abs(laid[:, 4:-4] - own).mean() < 3
+    laid = np.asarray(volumes["flair (scan)"].dataobj)
+    home = RigidTransform(move)
+    own = resample(read_scan(flair), scan.shape, scan.affine, home, background=0.0)
+    np.testing.assert_allclose(laid, percentile_window(own.data) * 255, atol=0.51)
+    still = percentile_window(read_scan(flair).data) * 255
+    assert np.abs(laid - still).mean() > 1  # it was moved
 
 
 def shown(script: Path) -> dict[str, nib.Nifti1Image]:
