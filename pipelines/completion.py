@@ -175,8 +175,8 @@ def complete_volumes(
     volumes = torch.cat([named[name].cpu() for name in sources])
     made = translator.compute(volumes, request, progress)
     every = {**named, **named_volumes(made, request)}
-    known = [*known, *(name for name in every if name not in known)]
-    return {name: every[name] for name in known if name in every}
+    order = [*known, *(name for name in every if name not in known)]
+    return {name: every[name] for name in order if name in every}
 
 
 def named_volumes(made: Made, request: Request) -> dict[str, Tensor]:
