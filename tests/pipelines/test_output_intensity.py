@@ -119,7 +119,8 @@ def test_doubts_about_the_input_are_among_the_warnings(
     scan = read_scan(head_file)
     large = scan_from_array(scan.data, np.diag([*np.array(scan.spacing) * 2.2, 1.0]))
     codes = [text.split(":")[0] for text in translator(large, "t1", ["t2"]).warnings]
-    assert codes == ["W_COARSE"]
+    assert codes[0] == "W_COARSE"
+    assert set(codes[1:]) <= {"W_EDGES", "W_PROFILE", "W_FLAT", "W_CLIPPED"}, "of random weights"
 
 
 def test_unknown_scale_is_refused_before_anything_is_computed(
