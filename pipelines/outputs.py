@@ -16,7 +16,7 @@ from voxlate.data_prep.atomic_file import sync_folder
 from voxlate.data_prep.writing import refuse_long_name
 
 from .bids import sidecar
-from .case_steps import Translation
+from .case_steps import FloatArray, Translation
 from .checkpoint import sha256_of
 from .layouts import CaseFiles
 from .qc_picture import draw_qc
@@ -136,29 +136,27 @@ def write_translation(
     """
     folder = root / files.folder
     with staged(folder, files.names, overwrite=overwrite, staging_name=staging_name) as staging:
-        outputs = {}
         dtype = translation.scan.dtype if translation.stored_as == "scan" else "float32"
-        for target, volume in translation.volumes.items():
-            path = staging / Path(files.volumes[target]).name
-            write_scan(
-                path,
-                volume,
-                translation.scan,
-                dtype=dtype,
-                description=f"synthetic {target} by voxlate, research only",
+
+        def written(name: str, volume: FloatArray, description: str) -> dict[str, Any]:
+            path = staging / Path(name).name
+            write_scan(path, volume, translation.scan, dtype=dtype, description=description)
+            return file_entry(path)
+
+        outputs = {
+            target: written(
+                files.volumes[target], volume, f"synthetic {target} by voxlate, research only"
             )
-            outputs[target] = file_entry(path)
-        deviations = {}
-        for target, volume in translation.deviations.items():
-            path = staging / Path(files.deviations[target]).name
-            write_scan(
-                path,
+            for target, volume in translation.volumes.items()
+        }
+        deviations = {
+            target: written(
+                files.deviations[target],
                 volume,
-                translation.scan,
-                dtype=dtype,
-                description=f"SD of {len(translation.seeds)} synthetic {target} by voxlate",
+                f"SD of {len(translation.seeds)} synthetic {target} by voxlate",
             )
-            deviations[target] = file_entry(path)
+            for target, volume in translation.deviations.items()
+        }
         picture = None
         others = {name: scan.data for name, scan in translation.others.items()}
         if files.picture is not None:
