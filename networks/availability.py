@@ -26,6 +26,22 @@ def mask_missing(x: Tensor, available: Tensor, value: float = 0.0) -> Tensor:
     return torch.where(given, x, torch.full([1], value, dtype=x.dtype, device=x.device))
 
 
+def mask_channels(available: Tensor, latents: Tensor) -> Tensor:
+    """Say in every place which contrasts are given.
+
+    Args:
+        available: (b, m) bool.
+        latents: One slot for each modality, (b, m, c, *size).
+
+    Returns:
+        (b, m, *size), 1 where given and 0 elsewhere, in the dtype of ``latents``.
+    """
+    mask = available.to(latents.dtype)
+    for _ in range(latents.dim() - 3):
+        mask = mask.unsqueeze(-1)
+    return mask.expand([-1, -1] + list(latents.shape[3:]))
+
+
 def check_available(available: Tensor, x: Tensor) -> None:
     """Refuse a mask that does not fit. Silent while a graph is being recorded.
 

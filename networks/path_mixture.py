@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from .availability import check_available, mask_missing
+from .availability import check_available, mask_channels, mask_missing
 from .blocks import check_modality
 from .prior import PriorOutput
 
@@ -110,9 +110,6 @@ class MixturePrior(nn.Module):
             check_available(available, latents)
             check_modality(target, self.num_modalities, latents.shape[0])
         latents = mask_missing(latents, available)
-        mask = available.to(latents.dtype)
-        for _ in range(latents.dim() - 3):
-            mask = mask.unsqueeze(-1)
-        mask = mask.expand([-1, -1] + list(latents.shape[3:]))
+        mask = mask_channels(available, latents)
         start = self.guess(latents, available, target)
         return PriorOutput(torch.cat([latents.flatten(1, 2), mask, start], dim=1), start)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .availability import check_available, mask_missing
+from .availability import check_available, mask_channels, mask_missing
 from .blocks import check_modality, conv, crop_like, group_norm, zero
 from .path_mixture import PathMixture
 from .prior import PriorOutput
@@ -211,10 +211,7 @@ class StructurePrior(nn.Module):
         latents = mask_missing(latents, available)
         case = crop_like(case.to(latents.dtype), latents[:, 0])
         given = latents.flatten(1, 2)
-        mask = available.to(latents.dtype)
-        for _ in range(latents.dim() - 3):
-            mask = mask.unsqueeze(-1)
-        mask = mask.expand([-1, -1] + list(latents.shape[3:]))
+        mask = mask_channels(available, latents)
         h = self.conv_in(torch.cat([case, given, mask], dim=1))
         embedding = self.embedding(target)
         for block in self.blocks:
