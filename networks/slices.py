@@ -15,24 +15,20 @@ LINE = 64
 """Bytes of a cache line: where torch's own tensors begin."""
 
 
-def slices(
-    batch: int, channels: int, rows: int, like: Tensor, most: int = 0
-) -> list[tuple[slice, slice, slice]]:
-    """Cut samples, or channels where samples are large, or rows where channels are.
+def slices(batch: int, channels: int, rows: int, like: Tensor) -> list[tuple[slice, slice, slice]]:
+    """Cut into about ``SLICE`` values: samples, or large ones' channels, or large ones' rows.
 
     Args:
         batch: Samples of ``like``.
         channels: Of ``like``.
         rows: Of a channel; 1 where it cannot be cut.
         like: What is cut, of any layout. On a GPU it stays whole.
-        most: Values of a slice, about; ``SLICE`` if 0.
 
     Returns:
         (samples, channels, rows) of each slice.
     """
-    each, most = like.numel() // max(1, batch * channels), most or SLICE
-    if not like.is_cpu:
-        most = max(1, like.numel())
+    each = like.numel() // max(1, batch * channels)
+    most = SLICE if like.is_cpu else max(1, like.numel())
     samples = cut(batch, most // max(1, channels * each))
     some = cut(channels, channels if channels * each <= most else most // max(1, each))
     lines = cut(rows, rows if each <= most else most * rows // each)

@@ -9,10 +9,13 @@ from voxlate.networks.slices import Scratch, large_empty, slices
 
 @pytest.mark.parametrize("most", [1, 7, 64, 200, 480, 1000, 100000])
 @pytest.mark.parametrize("shape", [(2, 3, 10, 4, 2), (5, 1, 4, 4), (1, 7, 6), (16, 1, 1)])
-def test_slices_cover_everything_once(shape: tuple[int, ...], most: int) -> None:
+def test_slices_cover_everything_once(
+    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...], most: int
+) -> None:
+    monkeypatch.setattr(module, "SLICE", most)
     x = torch.zeros(shape)
     sizes = []
-    for samples, some, rows in slices(*shape[:2], shape[2], x, most):
+    for samples, some, rows in slices(*shape[:2], shape[2], x):
         x[samples, some, rows] += 1
         sizes.append(x[samples, some, rows].numel())
     assert torch.equal(x, torch.ones(shape))
