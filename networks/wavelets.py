@@ -31,8 +31,8 @@ class Wavelet(nn.Module):
     repeated first, and what it adds is cropped after the merge: ``merge(split(x), like=x)`` is x
     (only to a percent for dmey, whose filters are no exact pair in PyWavelets either).
 
-    Haar goes by reshape and add, any other filter bank by a sum for each tap. There is nothing to
-    learn and nothing in the state dict.
+    Haar goes by reshape and add, any other filter bank by matrix products or sums of taps. There is
+    nothing to learn and nothing in the state dict.
 
     Args:
         name: PyWavelets' name of a discrete wavelet: "haar", "db2", "sym4", "bior2.2", ...

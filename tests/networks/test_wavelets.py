@@ -9,7 +9,7 @@ import pywt
 import torch
 from torch import Tensor
 
-from voxlate.networks import slices
+from voxlate.networks import axis_product, slices
 from voxlate.networks.haar import haar_split
 from voxlate.networks.wavelets import Wavelet, band_names
 
@@ -137,6 +137,24 @@ def test_channels_last_and_bfloat16_give_the_same_bands(name: str) -> None:
     half = wavelet.split(x.bfloat16())
     assert half.dtype is torch.bfloat16
     torch.testing.assert_close(half.float(), bands, rtol=2e-2, atol=5e-2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("size", [(34,), (6, 11), (5, 4, 7)])
+def test_products_and_taps_agree(
+    monkeypatch: pytest.MonkeyPatch, size: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    wavelet, x = Wavelet("bior2.2", spatial_dims=len(size)), torch.randn(2, 3, *size, dtype=dtype)
+    close = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 0.1}[dtype]
+    found = []
+    for short in (0, 1000):
+        monkeypatch.setattr(axis_product, "SHORT", short)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            bands = wavelet.split(x)
+            back = wavelet.merge(bands, like=x)
+        torch.testing.assert_close(back, x, rtol=0, atol=close, check_dtype=False)
+        found.append(bands)
+    torch.testing.assert_close(*found, rtol=0, atol=close)
 
 
 class RoundTrip(torch.nn.Module):
