@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .cases import Case
-from .errors import NoInputError, UsageError
+from .errors import NoInputError, UsageError, VoxlateError
 
 MASKS = ("lesion", "brainmask")
 SHOWN = 3  #: so many bad cases are named in a message
@@ -102,6 +102,7 @@ def find_layout_cases(
     *,
     modalities: Sequence[str] | None = None,
     skip_bad: bool = False,
+    others: Sequence[Layout] = (),
 ) -> Found:
     """Find the cases of a data set, or say what is not where it should be.
 
@@ -111,6 +112,7 @@ def find_layout_cases(
         modalities: Wanted of every case; None for the protocol's, or where that names none, for
             what each case has.
         skip_bad: Go on without the cases that cannot be used.
+        others: What to suggest where the folder holds another data set.
 
     Raises:
         NoInputError: The folder does not exist, or nothing in it is such a case.
@@ -123,6 +125,9 @@ def find_layout_cases(
     if not listing.files:
         packed = next((p.name for p in sorted(root.glob("*")) if _is_packed(p)), None)
         hint = f"unpack {packed} first, or " if packed else ""
+        held = next((o for o in others if o is not layout and _holds(root, o)), None)
+        if held is not None:
+            hint = f"it looks like {held.title}: prepare it as {held.name}, or "
         raise NoInputError(
             f"no case of {layout.title} in this folder",
             f"{hint}give the folder that holds {layout.tree}",
@@ -142,6 +147,14 @@ def find_layout_cases(
             file=root,
         )
     return found
+
+
+def _holds(root: Path, layout: Layout) -> bool:
+    """Whether the folder has cases of a layout."""
+    try:
+        return bool(layout.find(root).files)
+    except VoxlateError:
+        return False
 
 
 def _sort_out(listing: Listing, wanted: tuple[str, ...]) -> Found:

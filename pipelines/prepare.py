@@ -20,7 +20,7 @@ from voxlate.data_prep import (
     write_atomically,
 )
 from voxlate.data_prep.cases import Case
-from voxlate.data_prep.known_layouts import layout_by_name
+from voxlate.data_prep.known_layouts import LAYOUTS, layout_by_name
 from voxlate.data_prep.layouts import MASKS, Found, Layout, Protocol, find_layout_cases
 from voxlate.data_prep.splits import check_split, read_split, save_split, split_by_seed
 
@@ -92,7 +92,9 @@ def prepare(
     known = layout_by_name(layout)
     output = Path(output)
     steps = PrepareOptions.of(known.protocol) if options is None else options
-    found = find_layout_cases(known, root, modalities=modalities, skip_bad=skip_bad)
+    found = find_layout_cases(
+        known, root, modalities=modalities, skip_bad=skip_bad, others=tuple(LAYOUTS.values())
+    )
     sides = choose_split(found, known.protocol, split, validation_share, seed)
     check_outputs(output, (), overwrite=True)
     jobs = [_Job(case, steps, output, preprocessing) for case in found.cases]

@@ -103,6 +103,22 @@ def test_folder_without_a_case_says_what_was_expected(name: str, tmp_path: Path)
         find(name, tmp_path / "nowhere")
 
 
+@pytest.mark.parametrize("tree", IDS)
+def test_another_data_set_is_refused_and_named(
+    tree: str, layout_trees: Any, tmp_path: Path
+) -> None:
+    root = layout_trees(tree, tmp_path / "raw")
+    own = {"brats2021": {"brats2021", "brats2023"}}.get(tree, {tree})  # one tree, both names
+    for name in set(LAYOUTS) - own - {"table"}:
+        with pytest.raises(NoInputError, match="no case of") as caught:
+            find(name, root, others=tuple(LAYOUTS.values()))
+        named = [n for n in LAYOUTS if f"prepare it as {n}, or" in str(caught.value)]
+        assert named == [tree], caught.value
+    if tree != "table":
+        with pytest.raises(UsageError, match="table.csv: cannot be read"):
+            find("table", root)
+
+
 def test_half_a_download_names_the_first_cases_and_can_be_skipped(
     layout_trees: Any, tmp_path: Path
 ) -> None:
