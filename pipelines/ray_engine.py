@@ -140,7 +140,7 @@ class RayEngine:
             self.progress.work_begins()
             self.progress.event("worker_ready", answer)
             self.progress.log_line(
-                "worker on {device}, {dtype}, {host}, {process}".format(**answer)
+                "worker on {device}, {dtype}, process {process} of {host}".format(**answer)
             )
 
     def _bury(self, job: CaseJob | None, waiting: deque[CaseJob], error: Exception) -> None:

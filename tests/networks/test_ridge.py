@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from voxlate.networks.ridge import RidgePath
 
@@ -30,14 +31,16 @@ def test_fit_solves_the_weighted_normal_equations() -> None:
     cases = [({0: latents(1), 1: latents(2)}, 1.0), ({0: latents(3), 1: latents(4)}, 2.5)]
     path = RidgePath(3, 2, features=16)
     path.fit(cases, ridge=0.1)
-    phi = [path.features(path.inputs(case[0])) for case, _ in cases]
+    phi = [path.rounds[0].features(path.inputs(case[0])) for case, _ in cases]
     moment = sum(w * p.t() @ p for p, (_, w) in zip(phi, cases, strict=True))
     product = sum(
         w * p.t() @ case[1].double().flatten(1).t() for p, (case, w) in zip(phi, cases, strict=True)
     )
     penalty = 0.1 * moment.diagonal().mean() * torch.eye(len(moment), dtype=torch.float64)
     expected = torch.linalg.solve(moment + penalty, product)
-    torch.testing.assert_close(path.weights[0, 1].double(), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        path.rounds[0].weights[0, 1].double(), expected, rtol=1e-5, atol=1e-6
+    )
 
 
 def test_fit_says_what_each_regression_misses() -> None:
@@ -55,11 +58,11 @@ def test_fit_says_what_each_regression_misses() -> None:
 
 def test_pair_that_no_case_has_keeps_its_weights_and_incomplete_cases_are_used() -> None:
     path = RidgePath(3, 3, features=8)
-    before = path.weights.clone()
+    before = path.rounds[0].weights.clone()
     path.fit([({0: latents(1), 1: latents(2)}, 1.0), ({0: latents(3)}, 1.0)])
-    assert not torch.equal(path.weights[0, 1], before[0, 1])
-    assert torch.equal(path.weights[0, 2], before[0, 2])
-    assert torch.equal(path.weights[0, 0], before[0, 0])
+    assert not torch.equal(path.rounds[0].weights[0, 1], before[0, 1])
+    assert torch.equal(path.rounds[0].weights[0, 2], before[0, 2])
+    assert torch.equal(path.rounds[0].weights[0, 0], before[0, 0])
 
 
 def test_batch_equals_one_by_one_and_autocast_changes_nothing() -> None:
@@ -83,9 +86,11 @@ def test_background_is_left_out_of_the_fit_and_of_the_answer() -> None:
         path = RidgePath(3, 2, features=8, background=0.31)
         path.fit([({0: source, 1: changed}, 1.0)])
         fitted.append(path)
-    found = [path.weights[0, 1] for path in fitted]
+    found = [path.rounds[0].weights[0, 1] for path in fitted]
     torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
-    assert not torch.allclose(fitted[0].weights[1, 0], fitted[1].weights[1, 0], atol=1e-3)
+    assert not torch.allclose(
+        fitted[0].rounds[0].weights[1, 0], fitted[1].rounds[0].weights[1, 0], atol=1e-3
+    )
     answer = fitted[0](source[None], torch.tensor([0]), torch.tensor([1]))[0]
     inside = source.abs().amax(0) > 0.31
     assert not inside[:3].any() and torch.equal(answer.abs().amax(0) > 0, inside)
@@ -98,8 +103,61 @@ def test_no_cases_are_refused() -> None:
         RidgePath(3, 2).fit([])
 
 
+def test_second_round_sees_what_the_first_answered_of_the_others_far_away() -> None:
+    blur = lambda z, side: F.avg_pool3d(z, side, stride=1, padding=side // 2)  # noqa: E731
+
+    def case(seed: int) -> dict[int, torch.Tensor]:
+        given = 1 + latents(seed, (18, 17, 16))
+        return {0: given, 1: given.square(), 2: blur(given.square(), 15)}
+
+    cases = [(case(seed), 1.0) for seed in range(3)]
+    wanted = case(9)
+    error = {}
+    for rounds in (1, 2):
+        path = RidgePath(3, 3, features=64, rounds=rounds, background=0.0)
+        missed = path.fit(cases, ridge=1e-6)
+        answer = path(wanted[0][None], torch.tensor([0]), torch.tensor([2]))[0]
+        error[rounds] = float((answer - wanted[2]).square().mean())
+        made = path(cases[0][0][0][None], torch.tensor([0]), torch.tensor([2]))[0]
+        assert float(missed[0, 2]) < 3 * float((made - cases[0][0][2]).square().mean())
+    assert error[2] < 0.3 * error[1]
+
+
+def test_second_round_is_one_more_regression_on_more_inputs() -> None:
+    cases = [({0: latents(1), 1: latents(2)}, 1.0), ({0: latents(3), 1: latents(4)}, 2.5)]
+    one, two = (RidgePath(3, 2, features=16, rounds=rounds) for rounds in (1, 2))
+    for path in (one, two):
+        path.fit(cases, ridge=0.1)
+    torch.testing.assert_close(two.rounds[0].weights, one.rounds[0].weights)
+    moment, product = 0.0, 0.0
+    for latents_of, weight in cases:
+        guess = one(latents_of[0][None], torch.tensor([0]), torch.tensor([1]))[0].double()
+        guess = guess / two.spread.double().view(-1, 1, 1, 1)
+        parts = [guess, two.mean(guess, 5), two.mean(guess, 15)]
+        u = torch.cat([two.inputs(latents_of[0]), torch.cat(parts).flatten(1).t()], dim=1)
+        phi = two.rounds[1].features(u)
+        moment += weight * phi.t() @ phi
+        product += weight * phi.t() @ latents_of[1].double().flatten(1).t()
+    penalty = 0.1 * moment.diagonal().mean() * torch.eye(len(moment), dtype=torch.float64)
+    expected = torch.linalg.solve(moment + penalty, product)
+    torch.testing.assert_close(two.rounds[1].weights[0, 1].double(), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_targets_of_one_case_are_answered_as_if_alone(rounds: int) -> None:
+    path = RidgePath(3, 3, features=8, rounds=rounds)
+    path.fit([({i: latents(i) for i in range(3)}, 1.0)])
+    z = latents(5)[None]
+    source, target = torch.tensor([0, 0, 1, 1]), torch.tensor([1, 2, 2, 0])
+    together = path(z.expand(4, -1, -1, -1, -1), source, target)
+    for row in range(4):
+        alone = path(z, source[row : row + 1], target[row : row + 1])
+        torch.testing.assert_close(together[row : row + 1], alone, rtol=0, atol=0)
+
+
 def test_script_agrees_in_two_dimensions() -> None:
-    path = RidgePath(3, 2, features=8, spatial_dims=2)
+    path = RidgePath(3, 2, features=8, spatial_dims=2, rounds=2)
+    path.fit([({0: torch.randn(3, 6, 5), 1: torch.randn(3, 6, 5)}, 1.0)])
     z = torch.randn(2, 3, 6, 5, generator=torch.Generator().manual_seed(0))
     args = (z, torch.tensor([0, 1]), torch.tensor([1, 1]))
     torch.testing.assert_close(torch.jit.script(path)(*args), path(*args))
