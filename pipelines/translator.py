@@ -70,7 +70,7 @@ class Translator:
             WeightsError: The bundle or its weights cannot be used.
             DeviceError: The device is not there.
         """
-        choose_device(device)
+        device = str(choose_device(device))  # before the weights are read, and said once
         parts, origin = read_bundle(path)
         return cls(
             parts.network,
