@@ -1,6 +1,6 @@
 """What anyone could answer without a network: a given contrast itself, or the average patient."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -16,29 +16,27 @@ COPY, MATCHED, INVERTED, MEAN = "copy", "matched copy", "matched inverse", "mean
 
 
 def trivial_answers(
-    sources: Mapping[str, Float[Tensor, "x y z"]], truth: Truth
+    source: Float[Tensor, "x y z"], truth: Truth
 ) -> Iterator[tuple[str, Float[Tensor, "x y z"]]]:
-    """Answers that see no anatomy but the sources', in the unit of the truth, one after the other.
+    """Answers that see no anatomy but the source's, in the unit of the truth, one after the other.
 
-    ``copy`` is a source on its own 0.5 to 99.5 percentile scale, clipped. ``matched copy`` and
-    ``matched inverse`` are a source, and its negative, with the histogram of the reference inside
+    ``copy`` is the source on its own 0.5 to 99.5 percentile scale, clipped. ``matched copy`` and
+    ``matched inverse`` are the source, and its negative, with the histogram of the reference inside
     the brain: they know the very answer's histogram, which a translation does not, so they are a
-    high bar. Of several sources each is tried (``copy of t1``, ...).
+    high bar.
 
     Args:
-        sources: By modality, in any unit, on the grid of the truth.
+        source: In any unit, on the grid of the truth.
         truth: The real scan.
 
     Raises:
-        ValueError: A source is constant in the brain.
+        ValueError: The source is constant in the brain.
     """
-    for modality, source in sources.items():
-        suffix = f" of {modality}" if len(sources) > 1 else ""
-        copy = reference_map(source, truth.brain)(source).clamp(0, 1)
-        yield COPY + suffix, truth.from_scale(copy * truth.head)
-        for name, sign in ((MATCHED, 1), (INVERTED, -1)):
-            matched = match_histogram(sign * source, truth.scaled, truth.brain)
-            yield name + suffix, truth.from_scale(matched * truth.head)
+    copy = reference_map(source, truth.brain)(source).clamp(0, 1)
+    yield COPY, truth.from_scale(copy * truth.head)
+    for name, sign in ((MATCHED, 1), (INVERTED, -1)):
+        matched = match_histogram(sign * source, truth.scaled, truth.brain)
+        yield name, truth.from_scale(matched * truth.head)
 
 
 def match_histogram(

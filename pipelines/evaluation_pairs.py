@@ -17,7 +17,7 @@ from voxlate.data_prep import Scan, ScanError, foreground, read_mask, read_scan
 from voxlate.data_prep.cases import Case
 
 from .evaluation_baselines import MEAN, MeanImage, trivial_answers
-from .evaluation_row import TRANSLATION, Row, split_given
+from .evaluation_row import TRANSLATION, Row
 from .evaluation_truth import Truth
 from .finish_case import cleared_background
 from .metric_sets import CT_ONLY, METRIC_SETS, Value
@@ -29,6 +29,8 @@ MAX_RATIO = 8.0  #: between the upper ends of prediction and reference; beyond i
 UNIT_REACH = 4.0  #: no volume on a scale of percentiles reaches so high
 MADE_HERE = b"by voxlate"  #: in the header's description of what this project writes
 
+Known = dict[tuple[str, str, str], dict[str, list[Value]]]
+"""Case, target and source ("" for none) to answer to values."""
 Scale = Literal["auto", "unit", "symmetric", "reference"]
 
 
@@ -174,31 +176,46 @@ def measure_baselines(
     *,
     case: Case,
     given: str,
+    known: Known,
     mean_image: MeanImage | None = None,
 ) -> list[Row]:
     """The default set's main values of the answers that need no network.
 
+    Of several sources each is tried (``copy of t1``, ...); ``known`` remembers what was measured
+    of this case, so that a source that is given in many subsets is measured once.
+
     Raises:
         ScanError: A source is constant in the brain.
     """
-    rows = []
-    try:
-        answers = dict(trivial_answers(sources, truth))
-    except ValueError as error:
-        raise ScanError(
-            f"no answer to compare with: {error}",
-            "leave the case out",
-            code="E_BASELINE",
-            file=case.files[split_given(given)[0]],
-        ) from None
-    mean = None if mean_image is None else mean_image.without(case.subject, truth)
-    if mean is not None:
-        answers[MEAN] = mean
-    for answer, volume in answers.items():
-        found = METRIC_SETS["default"].measure(
+
+    def measured(volume: Tensor) -> list[Value]:
+        return METRIC_SETS["default"].measure(
             volume, truth, metrics=BASELINE_METRICS, regions=BASELINE_REGIONS
         )
-        rows += [_row("", case, given, truth, answer, "default", v, "") for v in found]
+
+    rows = []
+    for modality, source in sources.items():
+        place = (case.id, truth.target, modality)
+        if place not in known:
+            try:
+                answers = trivial_answers(source, truth)
+                known[place] = {name: measured(volume) for name, volume in answers}
+            except ValueError as error:
+                raise ScanError(
+                    f"no answer to compare with: {error}",
+                    "leave the case out",
+                    code="E_BASELINE",
+                    file=case.files[modality],
+                ) from None
+        suffix = f" of {modality}" if len(sources) > 1 else ""
+        for name, found in known[place].items():
+            rows += [_row("", case, given, truth, name + suffix, "default", v, "") for v in found]
+    place = (case.id, truth.target, "")
+    if place not in known:
+        mean = None if mean_image is None else mean_image.without(case.subject, truth)
+        known[place] = {} if mean is None else {MEAN: measured(mean)}
+    for name, found in known[place].items():
+        rows += [_row("", case, given, truth, name, "default", v, "") for v in found]
     return rows
 
 

@@ -3,7 +3,7 @@
 import platform
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +21,7 @@ from .evaluation_comparison import Comparison, compare
 from .evaluation_pairs import (
     BRAIN_MASK,
     LESION_MASK,
+    Known,
     measure_baselines,
     measure_translation,
     read_truth,
@@ -73,6 +74,8 @@ class Recorder:
     rows: list[Row] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     offsets: list[Offset] = field(default_factory=list)
+    known: Known = field(default_factory=dict)
+    lies: dict[tuple[str, str, str], Offset] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.metric_sets = tuple(dict.fromkeys((*DEFAULT_SETS, *self.metric_sets)))
@@ -164,13 +167,15 @@ class Recorder:
             ScanError: A source is constant in the brain.
         """
         self.rows += measure_baselines(
-            sources, truth, case=case, given=given, mean_image=mean_image
+            sources, truth, case=case, given=given, known=self.known, mean_image=mean_image
         )
-        if self.with_offsets:
-            for modality, source in sources.items():
-                self.offsets.append(
-                    measure_offset(source, truth, run="", case=case.id, given=given, what=modality)
+        for modality, source in sources.items() if self.with_offsets else ():
+            place = (case.id, truth.target, modality)
+            if place not in self.lies:
+                self.lies[place] = measure_offset(
+                    source, truth, run="", case=case.id, given=given, what=modality
                 )
+            self.offsets.append(replace(self.lies[place], given=given))
 
     def checkpoint(self) -> None:
         """Write ``cases.csv`` as far as it is."""

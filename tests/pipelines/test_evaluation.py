@@ -16,9 +16,10 @@ from typer.testing import CliRunner
 
 from voxlate.data_prep import OutputError, Scan, UsageError
 from voxlate.data_prep.cases import Case, find_cases
-from voxlate.pipelines import evaluation
+from voxlate.pipelines import evaluation, evaluation_pairs
 from voxlate.pipelines.evaluation import evaluate, select_cases
 from voxlate.pipelines.evaluation_baselines import MeanImage, match_histogram, trivial_answers
+from voxlate.pipelines.evaluation_pairs import measure_baselines
 from voxlate.pipelines.evaluation_row import Row
 from voxlate.pipelines.evaluation_summary import summarize
 from voxlate.pipelines.evaluation_truth import Truth
@@ -269,7 +270,7 @@ def plain_truth(volume: torch.Tensor) -> Truth:
 def test_a_negative_is_answered_by_its_inverse() -> None:
     source = torch.rand(12, 11, 13, generator=torch.Generator().manual_seed(2))
     truth = plain_truth(1 - source)
-    answers = dict(trivial_answers({"t1": 100 * source}, truth))
+    answers = dict(trivial_answers(100 * source, truth))
     assert torch.allclose(answers["matched inverse"], 1 - source, atol=1e-6)
     assert not torch.allclose(answers["matched copy"], 1 - source, atol=1e-2)
     low, high = np.percentile(source.double().numpy(), (0.5, 99.5))
@@ -277,14 +278,37 @@ def test_a_negative_is_answered_by_its_inverse() -> None:
     assert torch.allclose(truth.to_scale(answers["copy"]), expected, atol=1e-5)
 
 
-def test_every_given_contrast_is_tried_as_an_answer() -> None:
+def test_every_given_contrast_is_tried_as_an_answer_and_measured_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     first, second = torch.rand(2, 12, 11, 13, generator=torch.Generator().manual_seed(2))
-    names = [name for name, _ in trivial_answers({"t1": first, "t2": second}, plain_truth(first))]
-    assert names == [
-        f"{answer} of {modality}"
-        for modality in ("t1", "t2")
-        for answer in ("copy", "matched copy", "matched inverse")
+    truth, asked = plain_truth(first), []
+
+    def counted(source: torch.Tensor, truth: Truth) -> Any:
+        asked.append(source)
+        return trivial_answers(source, truth)
+
+    monkeypatch.setattr(evaluation_pairs, "trivial_answers", counted)
+    case, known = Case("a", {"t1": Path("t1"), "flair": Path("flair")}), {}
+    measured = {
+        given: measure_baselines(sources, truth, case=case, given=given, known=known)
+        for given, sources in {
+            "t1": {"t1": first},
+            "t1+flair": {"t1": first, "flair": second},
+            "flair": {"flair": second},
+        }.items()
+    }
+    assert len(asked) == 2
+    answers = ("copy", "matched copy", "matched inverse")
+    assert list(dict.fromkeys(row.answer for row in measured["t1+flair"])) == [
+        f"{answer} of {modality}" for modality in ("t1", "flair") for answer in answers
     ]
+    for given in ("t1", "flair"):
+        together = [r for r in measured["t1+flair"] if r.answer.endswith(f" of {given}")]
+        assert [r._replace(given=given, answer=r.answer.split(" of ")[0]) for r in together] == (
+            measured[given]
+        )
+        assert {row.given for row in measured[given]} == {given}
 
 
 def test_mean_image_leaves_the_patient_out_and_follows_the_grid() -> None:
