@@ -46,7 +46,8 @@ def test_fit_gives_paths_and_shares_and_touches_nothing_else(
     after = fit(bundle, phantoms, bundle.root / "models" / "model.pt")
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     fresh = {name for name in before if name.startswith("denoiser.")}
-    fitted = {f"prior.guess.{name}" for name in ("path.weights", "path.spread", "shares")}
+    rounds = [f"path.rounds.{index}.weights" for index in (0, 1)]
+    fitted = {f"prior.guess.{name}" for name in (*rounds, "path.spread", "shares")}
     assert fitted <= changed <= fitted | fresh
     shares = after["prior.guess.shares"].softmax(1)
     assert float(shares.max()) > 0.3 > float(shares.min())
