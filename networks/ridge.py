@@ -235,7 +235,8 @@ class RidgePath(nn.Module):
                 if index > 0:
                     context = self.context(found.view([-1] + list(latent.shape)), source)
                     seen = torch.cat([inputs, context[inside]], dim=1)
-                found[:, :, inside] = regression.answers(seen, source).permute(1, 2, 0)
+                answers = regression.answers(seen, source)  # type: ignore[operator]
+                found[:, :, inside] = answers.permute(1, 2, 0)
         return found.view([-1] + list(latent.shape))
 
     def forward(self, latent: Tensor, source: Tensor, target: Tensor) -> Tensor:
@@ -281,7 +282,7 @@ class RidgePath(nn.Module):
             having = [(latents, weight) for latents, weight in cases if source in latents]
             for index, regression in enumerate(self.rounds):
                 samples = (self.sample(*case, source, rounds=index) for case in having)
-                found = regression.fit(source, samples, ridge)
+                found = regression.fit(source, samples, ridge)  # type: ignore[operator]
             missed.append(found)
         return torch.stack(missed)
 

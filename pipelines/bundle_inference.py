@@ -15,11 +15,13 @@ from monai.engines import SupervisedEvaluator
 from monai.inferers import Inferer
 from torch import Tensor
 
-from voxlate.data_prep import Preprocessing, VoxlateError
+from voxlate.data_prep import NoInputError, Preprocessing, VoxlateError
 from voxlate.networks import TranslationNetwork
 
+from .case_inputs import missing_targets, read_inputs
 from .case_list import folder_jobs, wanted_of, without_clashes
 from .case_steps import read_case
+from .completion import prepare_together, refuse_several
 from .device import autocast_dtype, inference_context
 from .one_to_many import OneToMany, resolve_targets
 
@@ -30,38 +32,48 @@ def list_scans(
     dataset_dir: str | os.PathLike[str],
     modalities: Sequence[str],
     *,
-    source: str,
+    source: str | Sequence[str],
+    targets: Sequence[str] | None = None,
     output_dir: str | os.PathLike[str],
-) -> list[dict[str, str]]:
-    """Find the scans of one contrast below a folder, in a fixed order.
+) -> list[dict[str, Any]]:
+    """Find the scans of a contrast below a folder, or cases of several, in a fixed order.
 
     Scans that their name or their case's layout marks as another contrast are passed over; a scan
-    whose name says nothing is taken for the source. What lies in the output folder is no input.
+    whose name says nothing is taken for the (first) source. What lies in the output folder is no
+    input.
 
     Args:
         dataset_dir: Folder to search.
         modalities: Those of the network.
-        source: The contrast to translate.
+        source: The contrast to translate; or several, of which each case gives what it has.
+        targets: Wanted contrasts; a case that has all of them is passed over.
         output_dir: Where results will go; may lie below ``dataset_dir``.
 
     Returns:
-        For each scan ``image`` (its path) and ``case_id`` (its name and folder below
-        ``dataset_dir``, on which the noise depends).
+        For each case ``image`` (path of its scan, of several the first), ``case_id`` (the scan's
+        name and folder below ``dataset_dir``, on which the noise depends) and ``given`` (contrast
+        to path).
 
     Raises:
-        NoInputError: There is no such scan.
+        NoInputError: There is no such scan, or no case lacks a target.
         UsageError: The output folder is the dataset's, or two scans would have the same outputs.
     """
-    root = Path(dataset_dir)
-    source, _ = resolve_targets(modalities, source, None)
-    wanted = wanted_of(modalities, [source], None)
-    jobs = [j for j in folder_jobs(root, output_dir, modalities, wanted) if j.refusal is None]
+    root, several = Path(dataset_dir), not isinstance(source, str)
+    if isinstance(source, str):
+        source = [resolve_targets(modalities, source, targets)[0]]
+    wanted = wanted_of(modalities, source, targets, several=several)
+    jobs = folder_jobs(root, output_dir, modalities, wanted)
+    usable = [job for job in jobs if job.refusal is None]
+    if not usable:
+        raise NoInputError(
+            f"no case has {' or '.join(wanted.sources)} and lacks a target",
+            "check source and targets",
+            code="E_NO_INPUT",
+            file=root,
+        )
     return [
-        {
-            "image": job.scan,
-            "case_id": job.id,
-        }
-        for job in without_clashes(jobs)
+        {"image": job.scan, "case_id": job.id, "given": job.inputs}
+        for job in without_clashes(usable)
     ]
 
 
@@ -76,12 +88,16 @@ class PrepareScan:
         self.preprocessing = preprocessing
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
-        """Add ``image`` (1, x, y, z) in [-1, 1] and ``ready`` (a ``ReadyCase``); or ``failure``."""
+        """Add ``image`` (n, x, y, z) in [-1, 1] and ``ready`` (a ``ReadyCase``); or ``failure``."""
+        given = item["given"]
         try:
-            ready = read_case(item["image"], self.preprocessing)
+            if len(given) == 1:
+                ready = read_case(item["image"], self.preprocessing)
+            else:
+                ready = prepare_together(read_inputs(given, list(given)), self.preprocessing)
         except VoxlateError as error:
             return {**item, FAILURE: error}
-        return {**item, "image": ready.prepared.volume, "ready": ready}
+        return {**item, "image": ready.volume, "ready": ready}
 
 
 def one_case(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -103,20 +119,21 @@ def prepare_case(
     device: str | torch.device | None = None,
     non_blocking: bool = False,
     **options: Any,
-) -> tuple[Tensor, None, tuple[()], dict[str, str]]:
-    """Move the image to the device and name the case to the inferer."""
+) -> tuple[Tensor, None, tuple[()], dict[str, Any]]:
+    """Move the image to the device and name the case and its contrasts to the inferer."""
     image = batch["image"].to(device=device, non_blocking=non_blocking, **options)
-    return image, None, (), {"case_id": batch["case_id"]}
+    return image, None, (), {"case_id": batch["case_id"], "given": list(batch["given"])}
 
 
 class TranslationInferer(Inferer):
-    """Every wanted contrast of one volume, as channels.
+    """Every wanted contrast of one case, as channels.
 
     Args:
         scheduler: Walks the denoiser's timesteps.
         steps: Denoising steps; 0 is the prior alone.
-        source: Contrast of the volumes.
-        targets: Wanted contrasts; by default every other one.
+        source: Contrast of the volumes; or several, of which each case gives what it has.
+        targets: Wanted contrasts; by default every other one. What a case gives of them is not
+            made.
         seed: Same seed, case and target: same noise.
     """
 
@@ -125,7 +142,7 @@ class TranslationInferer(Inferer):
         scheduler: Any,
         *,
         steps: int,
-        source: str,
+        source: str | Sequence[str],
         targets: Sequence[str] | None = None,
         seed: int = 0,
     ) -> None:
@@ -134,16 +151,39 @@ class TranslationInferer(Inferer):
         self.source, self.targets = source, targets
 
     def __call__(
-        self, inputs: Tensor, network: TranslationNetwork, case_id: str = "volume"
+        self,
+        inputs: Tensor,
+        network: TranslationNetwork,
+        case_id: str = "volume",
+        given: Sequence[str] | None = None,
     ) -> Tensor:
-        """(1, 1, x, y, z) in [-1, 1] to (1, t, x, y, z), targets in the order asked for."""
-        source, targets = resolve_targets(network.modalities, self.source, self.targets)
+        """(1, n, x, y, z) in [-1, 1] to (1, t, x, y, z), in the order of ``wanted``."""
+        sources, targets = self.wanted(network, given)
         translate = OneToMany(network, self.scheduler, steps=self.steps)
         with inference_context(inputs.device, autocast_dtype(inputs.device)):
             made = translate(
-                inputs.float(), source=source, targets=targets, seed=self.seed, case_id=case_id
+                inputs.float(), source=sources, targets=targets, seed=self.seed, case_id=case_id
             )
         return made.transpose(0, 1)
+
+    def wanted(
+        self, network: TranslationNetwork, given: Sequence[str] | None = None
+    ) -> tuple[list[str], list[str]]:
+        """What a case gives and what is made of it, by the network's own names.
+
+        Args:
+            network: Whose contrasts.
+            given: Of several sources, those that the case has.
+
+        Raises:
+            UsageError: A contrast is unknown, nothing is to be made, or the network takes one.
+        """
+        if isinstance(self.source, str):
+            source, targets = resolve_targets(network.modalities, self.source, self.targets)
+            return [source], targets
+        sources = list(given or self.source)
+        refuse_several(network, sources)
+        return sources, missing_targets(network.modalities, sources, self.targets)[0]
 
 
 class TranslationEvaluator(SupervisedEvaluator):

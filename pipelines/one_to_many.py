@@ -215,8 +215,15 @@ def resolve_targets(
     """The network's own names of a source and its targets; None means every other modality.
 
     Raises:
-        UsageError: A name is unknown, the source is among the targets, or there is no target.
+        UsageError: A name is unknown, there are several sources, the source is among the targets,
+            or there is no target.
     """
+    if not isinstance(source, str):
+        raise UsageError(
+            f"one contrast at a time is translated here, got {', '.join(source)}",
+            "name one source",
+            code="E_SEVERAL",
+        )
     source = parse_modality(source, modalities)
     if targets is None:
         return source, [name for name in modalities if name != source]

@@ -25,7 +25,6 @@ from .checkpoint import sha256_of
 from .device import autocast_dtype
 from .finish_case import finish_case
 from .layouts import tree_files
-from .one_to_many import resolve_targets
 from .outputs import write_translation
 
 logger = logging.getLogger(__name__)
@@ -89,7 +88,11 @@ class SaveTranslations:
             VoxlateError: There is no such intensity scale, or a reference cannot be used.
         """
         self.written, self.failures = [], []
-        self.scale = parse_output_scale(self.intensity, self._wanted(engine)[1])
+        if isinstance(self.inferer.source, str):
+            made = self.inferer.wanted(engine.network)[1]
+        else:
+            made = list(self.inferer.targets or engine.network.modalities)
+        self.scale = parse_output_scale(self.intensity, made)
         if self.weights is not None:
             self.origin = Origin(self.bundle, self.version, sha256_of(self.weights))
 
@@ -135,7 +138,7 @@ class SaveTranslations:
 
     def _translation(self, engine: Any, batch: dict[str, Any], made: Any) -> Translation:
         """``made`` is (t, x, y, z) on the network's grid."""
-        source, targets = self._wanted(engine)
+        (source, *others), targets = self.inferer.wanted(engine.network, list(batch["given"]))
         request = Request(
             batch["case_id"],
             source,
@@ -144,6 +147,7 @@ class SaveTranslations:
             self.inferer.steps,
             self.scale,
             self.stored_as,
+            others=tuple(others),
         )
         volumes = Made(
             made[:, None],
@@ -153,7 +157,3 @@ class SaveTranslations:
             {"translate": round(time.perf_counter() - self._began, 3)},
         )
         return finish_case(batch["ready"], volumes, request, self.preprocessing)
-
-    def _wanted(self, engine: Any) -> tuple[str, list[str]]:
-        """Source and targets, in full."""
-        return resolve_targets(engine.network.modalities, self.inferer.source, self.inferer.targets)

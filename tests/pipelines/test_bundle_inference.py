@@ -1,7 +1,9 @@
 """A folder through MONAI's evaluator: tree kept, bad scans reported, results the same."""
 
 import csv
+import json
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from voxlate.pipelines import (
     one_case,
     read_bundle,
 )
+from voxlate.pipelines.one_to_many import resolve_targets
 
 MODALITIES = ("t1", "t1ce", "t2", "flair")
 
@@ -92,6 +95,59 @@ def test_results_are_those_of_the_translator(
     result = alone(scans / "a" / "pat" / "t1.nii.gz", "t1", ["t2"], case_id="a/pat/t1")
     made = nib.load(tmp_path / "out" / "a" / "pat" / "t1_t2.nii.gz").get_fdata()
     np.testing.assert_allclose(made, result["t2"], atol=1e-2)
+
+
+@pytest.fixture
+def cases(tmp_path: Path, patient: Path) -> Path:
+    """Four patients with one, two, three and all contrasts."""
+    root = tmp_path / "cases"
+    for number in range(1, 5):
+        (root / f"p{number}").mkdir(parents=True)
+        for name in MODALITIES[:number]:
+            shutil.copy(patient / f"{name}.nii.gz", root / f"p{number}" / f"{name}.nii.gz")
+    return root
+
+
+def test_cases_are_completed_from_what_each_has(
+    cases: Path, several_bundle: Path, tmp_path: Path
+) -> None:
+    sources, output = ["flair", "t2", "t1", "t1ce"], tmp_path / "out"
+    parts, _ = read_bundle(several_bundle)
+    found = list_scans(cases, MODALITIES, source=sources, output_dir=output)
+    assert [list(item["given"]) for item in found] == [list(MODALITIES[:n]) for n in (1, 2, 3)]
+    inferer = TranslationInferer(parts.scheduler, steps=parts.steps, source=sources)
+    saver = SaveTranslations(output, inferer=inferer, preprocessing=parts.preprocessing)
+    data = Dataset(found, transform=PrepareScan(parts.preprocessing))
+    TranslationEvaluator(
+        torch.device("cpu"),
+        DataLoader(data, batch_size=1, collate_fn=one_case),
+        parts.network,
+        inferer=inferer,
+        val_handlers=[saver],
+    ).run()
+    made = {path.relative_to(output).as_posix() for path in output.rglob("*.nii.gz")}
+    lacking = {f"p{n}/t1_{name}.nii.gz" for n in (1, 2, 3) for name in MODALITIES[n:]}
+    assert made == lacking
+    volumes = {name: cases / "p3" / f"{name}.nii.gz" for name in MODALITIES[:3]}
+    alone = Translator.from_bundle(several_bundle, device="cpu")
+    expected = alone(volumes=volumes, case_id="p3/t1")["flair"]
+    written = nib.load(output / "p3" / "t1_flair.nii.gz").get_fdata()
+    np.testing.assert_allclose(written, expected, atol=1e-2)
+    record = json.loads((output / "p3" / "t1.json").read_text())
+    assert {entry["Modality"] for entry in record["OtherInputs"]} == {"t1ce", "t2"}
+
+
+def test_several_sources_are_refused_where_one_is_translated(
+    cases: Path, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    parts, _ = read_bundle(tiny_bundle)
+    several = TranslationInferer(parts.scheduler, steps=parts.steps, source=["t1", "t2"])
+    with pytest.raises(UsageError, match="one contrast at a time"):
+        several(torch.zeros(1, 2, 8, 8, 8), parts.network)
+    with pytest.raises(UsageError, match="name one source"):
+        resolve_targets(MODALITIES, ["t1", "t2"], None)
+    with pytest.raises(NoInputError, match="lacks a target"):
+        list_scans(cases / "p4", MODALITIES, source=MODALITIES, output_dir=tmp_path / "out")
 
 
 def test_second_run_fails_every_case_rather_than_overwrite(
