@@ -218,11 +218,17 @@ class RidgePath(nn.Module):
         return latent.abs().amax(0) > self.background
 
     def mean(self, x: Tensor, side: int) -> Tensor:
-        """Mean over a neighbourhood, zeros (background) outside."""
-        padded = F.pad(x, [side // 2] * (2 * self.spatial_dims)).unsqueeze(0)
-        if self.spatial_dims == 3:
-            return F.avg_pool3d(padded, side, stride=1).squeeze(0)
-        return F.avg_pool2d(padded, side, stride=1).squeeze(0)
+        """Mean over a neighbourhood, axis by axis, zeros (background) outside."""
+        x = x.unsqueeze(0)
+        for axis in range(self.spatial_dims):
+            kernel = [1] * self.spatial_dims
+            kernel[self.spatial_dims - 1 - axis] = side
+            x = F.pad(x, [0] * (2 * axis) + [side // 2] * 2)
+            if self.spatial_dims == 3:
+                x = F.avg_pool3d(x, kernel, stride=1)
+            else:
+                x = F.avg_pool2d(x, kernel, stride=1)
+        return x.squeeze(0)
 
     def answers(self, latent: Tensor, source: int, rounds: int) -> Tensor:
         """Every target's latent of one source's (c, *size): (m, c, *size), float64."""

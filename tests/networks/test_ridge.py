@@ -103,6 +103,16 @@ def test_no_cases_are_refused() -> None:
         RidgePath(3, 2).fit([])
 
 
+@pytest.mark.parametrize("side", [3, 7, 15])
+def test_mean_is_that_of_the_whole_neighbourhood(side: int) -> None:
+    z = latents(1, (9, 8, 17)).double()
+    found = RidgePath(3, 2, features=8).mean(z, side)
+    padded = F.pad(z, [side // 2] * 6)
+    for place in ((0, 0, 0), (4, 7, 11), (8, 3, 16)):
+        box = padded[(slice(None), *(slice(at, at + side) for at in place))]
+        torch.testing.assert_close(found[(slice(None), *place)], box.mean((1, 2, 3)))
+
+
 def test_second_round_sees_what_the_first_answered_of_the_others_far_away() -> None:
     blur = lambda z, side: F.avg_pool3d(z, side, stride=1, padding=side // 2)  # noqa: E731
 
