@@ -78,7 +78,9 @@ def list_scans(
 
 
 class PrepareScan:
-    """Transform of a data set: a scan's path to what the network sees, or why that cannot be.
+    """Transform of a data set: an item of ``list_scans`` to what the network sees, or why not.
+
+    ``given`` may be left out of an item, whose scan is then of the one source.
 
     Args:
         preprocessing: To the network's grid and intensities.
@@ -89,9 +91,9 @@ class PrepareScan:
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
         """Add ``image`` (n, x, y, z) in [-1, 1] and ``ready`` (a ``ReadyCase``); or ``failure``."""
-        given = item["given"]
+        given = item.get("given", {})
         try:
-            if len(given) == 1:
+            if len(given) < 2:
                 ready = read_case(item["image"], self.preprocessing)
             else:
                 ready = prepare_together(read_inputs(given, list(given)), self.preprocessing)
@@ -122,7 +124,7 @@ def prepare_case(
 ) -> tuple[Tensor, None, tuple[()], dict[str, Any]]:
     """Move the image to the device and name the case and its contrasts to the inferer."""
     image = batch["image"].to(device=device, non_blocking=non_blocking, **options)
-    return image, None, (), {"case_id": batch["case_id"], "given": list(batch["given"])}
+    return image, None, (), {"case_id": batch["case_id"], "given": list(batch.get("given", ()))}
 
 
 class TranslationInferer(Inferer):

@@ -138,7 +138,9 @@ class SaveTranslations:
 
     def _translation(self, engine: Any, batch: dict[str, Any], made: Any) -> Translation:
         """``made`` is (t, x, y, z) on the network's grid."""
-        (source, *others), targets = self.inferer.wanted(engine.network, list(batch["given"]))
+        (source, *others), targets = self.inferer.wanted(
+            engine.network, list(batch.get("given", ()))
+        )
         request = Request(
             batch["case_id"],
             source,
