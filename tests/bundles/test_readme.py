@@ -29,9 +29,13 @@ ELSEWHERE = {"brain_mri_completion": "configs/structure.yaml"}  # test_completio
 
 
 def commands(readme: Path) -> list[str]:
-    """The README's indented blocks that begin with a program, continued lines joined."""
+    """The indented lines that begin with a program, joined, from where commands are explained on.
+
+    What stands before it says how figures were measured, on data that a test has not.
+    """
     found: list[str] = []
-    for line in readme.read_text().splitlines():
+    explained = readme.read_text().partition("\n## MONAI Bundle Commands\n")[2]
+    for line in explained.splitlines():
         if found and found[-1].endswith("\\"):
             found[-1] = found[-1][:-1] + line.strip()
         elif line.startswith(("    python ", "    torchrun ")):
