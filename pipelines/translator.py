@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, overload
 
 import torch
@@ -206,7 +207,7 @@ class Translator:
                 progress=progress,
             )
         if volumes is not None:
-            return complete(
+            translation = complete(
                 self,
                 read_inputs(volumes, self.modalities, register=register),
                 targets,
@@ -218,6 +219,8 @@ class Translator:
                 stored_as=stored_as,
                 progress=progress,
             )
+            further = further_options(samples=samples, register=register)
+            return replace(translation, further=further)
         assert scan is not None
         source, wanted = resolve_targets(self.modalities, source, targets)
         steps = self.checked_steps(steps)

@@ -159,6 +159,16 @@ def test_heads_that_do_not_agree_on_one_grid_are_warned_of_or_registered(
     assert list(read_inputs(given, MODALITIES, register=True).moves) == ["t2"]
 
 
+def test_python_keeps_in_the_record_that_scans_were_registered(
+    patient: Path, several_bundle: Path, tmp_path: Path
+) -> None:
+    given = files(patient, "t1") | {"t2": rolled(patient / "t2.nii.gz", tmp_path / "r.nii", 2)}
+    translator = Translator.from_bundle(several_bundle, device="cpu")
+    found = translator(volumes=given, targets=["flair"], register=True)
+    assert list(found.moves) == ["t2"] and found.further == {"register": "rigid"}
+    assert translator(volumes=files(patient, "t1"), targets=["flair"]).further == {}
+
+
 def test_an_empty_scan_is_refused_by_name(patient: Path, tmp_path: Path) -> None:
     image = nib.load(patient / "t1.nii.gz")
     nib.save(nib.Nifti1Image(np.zeros(image.shape, np.int16), image.affine), tmp_path / "e.nii")
