@@ -13,6 +13,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+import yaml
 from torch import Tensor, nn
 
 from voxlate.data_prep import Preprocessing
@@ -77,52 +78,29 @@ network_def:
     norm_groups: 2
 """
 
-SEVERAL_YAML = """
-preprocessing_def:
-  _target_: voxlate.data_prep.Preprocessing
-  spacing: [3.5, 3.5, 3.5]
-  size: [44, 52, 40]
-scheduler_def:
-  _target_: voxlate.networks.dpm_solver.DPMSolverScheduler
-  prediction_type: v_prediction
-steps: 2
-network_def:
-  _target_: voxlate.networks.TranslationNetwork
-  modalities: [t1, t1ce, t2, flair]
-  quantized: false
-  normalization: {percentiles: [0.5, 99.5]}
-  schedule:
-    num_train_timesteps: 1000
-    beta_start: 0.0015
-    beta_end: 0.0195
-    prediction_type: v_prediction
-  autoencoder:
-    _target_: voxlate.networks.VQGAN
-    channels: [4]
-    latent_channels: 2
-    num_codes: 8
-    stem_levels: 1
-    norm_groups: 2
-  prior:
-    _target_: voxlate.networks.structure_prior.StructurePrior
-    structure:
-      _target_: voxlate.networks.structure.SharedStructure
-      num_modalities: 4
-      channels: [4, 8]
-    latent_channels: 2
-    downsampling: 2
-    condition_channels: 4
-    features: 8
-    norm_groups: 4
-  denoiser:
-    _target_: voxlate.networks.denoiser.Denoiser
-    latent_channels: 2
-    concat_channels: 18
-    channels: [4, 4]
-    attention_levels: [false, false]
-    num_head_channels: 4
-    norm_groups: 2
-"""
+
+def several_contrasts() -> str:
+    """The tiny network with a prior that takes several contrasts."""
+    config = yaml.safe_load(NETWORK_YAML)
+    config["preprocessing_def"] |= {"spacing": [3.5] * 3, "size": [44, 52, 40]}
+    network = config["network_def"]
+    network["autoencoder"]["channels"] = [4]
+    network["denoiser"]["concat_channels"] = 18
+    structure = {
+        "_target_": "voxlate.networks.structure.SharedStructure",
+        "num_modalities": 4,
+        "channels": [4, 8],
+    }
+    network["prior"] = {
+        "_target_": "voxlate.networks.structure_prior.StructurePrior",
+        "structure": structure,
+        "latent_channels": 2,
+        "downsampling": 2,
+        "condition_channels": 4,
+        "features": 8,
+        "norm_groups": 4,
+    }
+    return yaml.safe_dump(config, sort_keys=False)
 
 
 class Identity(nn.Module):
@@ -237,7 +215,7 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def several_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole bundle that takes several contrasts, with random weights."""
-    return write_bundle(tmp_path_factory.mktemp("bundles") / "several", SEVERAL_YAML)
+    return write_bundle(tmp_path_factory.mktemp("bundles") / "several", several_contrasts())
 
 
 def write_bundle(root: Path, network_yaml: str) -> Path:
