@@ -145,5 +145,5 @@ def test_weights_of_five_axes_go_channels_last_beside_tensors_of_four() -> None:
     keep_channels_last(network)
     weight = network.denoiser.conv_in.weight  # type: ignore[union-attr]
     assert weight.is_contiguous(memory_format=torch.channels_last_3d)  # type: ignore[union-attr,operator]
-    assert network.prior.path.weights.is_contiguous()  # type: ignore[union-attr,operator]
+    assert network.prior.path.rounds[0].weights.is_contiguous()  # type: ignore[union-attr,operator]
     torch.testing.assert_close(network(torch.zeros(1, 1, 8, 8, 8)), before)
