@@ -41,19 +41,17 @@ def prepare(folder: Path, options: argparse.Namespace) -> None:
         volume = made.volumes["t1"]
         write_scan(folder / "t1.nii.gz", volume, scan_from_array(volume, made.affine))
     root = Path(options.bundle) if options.bundle else default_bundle()
-    (folder / "bundle" / "configs").mkdir(parents=True)
+    for part in ("configs", "models"):
+        shutil.copytree(root / part, folder / "bundle" / part)
     network_file = folder / "bundle" / "configs" / "network.yaml"
     parser = ConfigParser()
     parser.read_config(str(root / "configs" / "network.yaml"))
     parser.set(list(numbers(options.size)), "preprocessing_def::size")
     ConfigParser.export_config_file(parser.get(), str(network_file), fmt="yaml")
-    weights = folder / "bundle" / "models" / "model.pt"
     if options.random_weights:
         torch.manual_seed(0)
+        weights = folder / "bundle" / "models" / "model.pt"
         save_weights(network_from_files([network_file]).state_dict(), weights)
-    else:
-        weights.parent.mkdir()
-        shutil.copy(root / "models" / "model.pt", weights)
 
 
 def ours(folder: Path, options: argparse.Namespace) -> dict[str, Any]:

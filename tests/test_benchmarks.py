@@ -1,6 +1,7 @@
 """The stopwatch and the scales of the benchmarks."""
 
 import importlib.util
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -72,3 +73,18 @@ def test_failing_and_too_big_contenders_are_lines_of_the_table(
 
 def test_sizes_are_read_both_ways(side_by_side: ModuleType) -> None:
     assert side_by_side.numbers("192,192,144") == side_by_side.numbers("192x192x144")
+
+
+@pytest.mark.slow
+def test_pipeline_runs_in_small(importable: dict[str, str]) -> None:
+    words = ["--size", "64,64,48", "--targets", "t2", "--timed-steps", "3", "--random-weights"]
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARKS / "pipeline.py"), *words],
+        env=importable,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "failed" not in done.stdout
+    assert "| voxlate | 1.00 x |" in done.stdout and "| ALDM's way |" in done.stdout
