@@ -6,17 +6,24 @@ from typing import Annotated, Literal
 
 import typer
 
-from .reader_options import AllowShear, AssumeMM, Geometry, Volume
+from .translation_options import (
+    AllowShear,
+    AssumeMM,
+    Bundle,
+    Geometry,
+    Intensity,
+    Samples,
+    Steps,
+    StoredAs,
+    To,
+    Volume,
+)
 
 InputPath = Annotated[
     Path,
     typer.Argument(metavar="INPUT", help="Folder (searched whole), BIDS data set, or CSV file."),
 ]
 Output = Annotated[Path, typer.Option(help="Folder for the results; made if absent.")]
-To = Annotated[
-    list[str] | None,
-    typer.Option(help="Wanted contrast; repeat for more. Default: every other one."),
-]
 Source = Annotated[
     list[str] | None,
     typer.Option(
@@ -35,9 +42,6 @@ SkipPresent = Annotated[
     bool, typer.Option("--skip-present", help="Make no contrast that the case has a scan of.")
 ]
 Picture = Annotated[bool, typer.Option(help="A picture of each case.")]
-Bundle = Annotated[
-    Path | None, typer.Option(help="Bundle folder. Default: the one that comes with voxlate.")
-]
 Device = Annotated[str, typer.Option(help="auto (every GPU, else CPU), cpu, cuda, cuda:<index>.")]
 Workers = Annotated[
     int | None, typer.Option(min=1, help="Processes. Default: one for each device.")
@@ -50,11 +54,6 @@ Engine = Annotated[
     ),
 ]
 Seed = Annotated[int, typer.Option(help="Same seed, same results.")]
-Steps = Annotated[int | None, typer.Option(min=0, help="Denoising steps. Default: the bundle's.")]
-Samples = Annotated[
-    int | None,
-    typer.Option(help="Draw so many (2 or more): results are their mean, *_sd their deviation."),
-]
 Verify = Annotated[
     Literal["full", "size"],
     typer.Option(help="Compare finished results with their records by checksum, or size alone."),
@@ -66,17 +65,6 @@ ShardOption = Annotated[
         help="i/n: this part of the list. Read by itself from Slurm arrays "
         "and Kubernetes indexed jobs.",
     ),
-]
-Intensity = Annotated[
-    str,
-    typer.Option(
-        metavar="unit|percentile|match:REFERENCE",
-        help="Scale of the results; REFERENCE is a scan, or a folder with one for each target.",
-    ),
-]
-StoredAs = Annotated[
-    Literal["float32", "scan"],
-    typer.Option(help="Voxel type of the results: float32, or that of the scan."),
 ]
 Register = Annotated[
     Literal["rigid"] | None,

@@ -17,9 +17,19 @@ import typer
 import voxlate
 
 from . import batch_cli, evaluate_cli, prepare_cli, report_cli
-from .reader_options import AllowShear, AssumeMM, Geometry, Volume
+from .translation_options import (
+    AllowShear,
+    AssumeMM,
+    Bundle,
+    Geometry,
+    Intensity,
+    Samples,
+    Steps,
+    StoredAs,
+    To,
+    Volume,
+)
 
-StoredAs = Literal["float32", "scan"]
 ContrastFile = Annotated[
     Path | None, typer.Option(metavar="FILE", help="This contrast of the case, in place of INPUT.")
 ]
@@ -75,33 +85,18 @@ def translate(
     dwi: ContrastFile = None,
     ct: ContrastFile = None,
     mr: ContrastFile = None,
-    to: Annotated[
-        list[str] | None,
-        typer.Option(help="Wanted contrast; repeat for more. Default: every other one."),
-    ] = None,
+    to: To = None,
     register: Annotated[
         Literal["rigid"] | None,
         typer.Option(help="Lay contrasts that lie elsewhere over the first one given."),
     ] = None,
-    bundle: Annotated[
-        Path | None, typer.Option(help="Bundle folder. Default: the one that comes with voxlate.")
-    ] = None,
+    bundle: Bundle = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:<index>.")] = "auto",
     seed: Annotated[int, typer.Option(help="Same seed, same result.")] = 0,
-    steps: Annotated[
-        int | None, typer.Option(min=0, help="Denoising steps. Default: the bundle's.")
-    ] = None,
-    samples: batch_cli.Samples = None,
-    intensity: Annotated[
-        str,
-        typer.Option(
-            metavar="unit|percentile|match:REFERENCE",
-            help="Scale of the results; REFERENCE is a scan, or a folder with one for each target.",
-        ),
-    ] = "unit",
-    dtype: Annotated[
-        StoredAs, typer.Option(help="Voxel type of the results: float32, or that of the scan.")
-    ] = "float32",
+    steps: Steps = None,
+    samples: Samples = None,
+    intensity: Intensity = "unit",
+    dtype: StoredAs = "float32",
     volume: Volume = None,
     geometry: Geometry = None,
     assume_mm: AssumeMM = False,
