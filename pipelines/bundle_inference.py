@@ -15,7 +15,7 @@ from monai.engines import SupervisedEvaluator
 from monai.inferers import Inferer
 from torch import Tensor
 
-from voxlate.data_prep import NoInputError, Preprocessing, VoxlateError
+from voxlate.data_prep import NoInputError, Preprocessing, UsageError, VoxlateError
 from voxlate.networks import TranslationNetwork
 
 from .case_inputs import missing_targets, read_inputs
@@ -23,6 +23,7 @@ from .case_list import folder_jobs, wanted_of, without_clashes
 from .case_steps import read_case
 from .completion import prepare_together, refuse_several
 from .device import autocast_dtype, inference_context
+from .manifest import further_options
 from .one_to_many import OneToMany, resolve_targets
 
 FAILURE = "failure"
@@ -84,22 +85,36 @@ class PrepareScan:
 
     Args:
         preprocessing: To the network's grid and intensities.
+        register: ``rigid`` lays further contrasts that lie elsewhere over the first.
+
+    Raises:
+        UsageError: There is no such registration.
     """
 
-    def __init__(self, preprocessing: Preprocessing) -> None:
-        self.preprocessing = preprocessing
+    def __init__(self, preprocessing: Preprocessing, *, register: str | None = None) -> None:
+        if register not in (None, "rigid"):
+            raise UsageError(
+                f"no such registration: {register}", "give rigid, or leave it out", code="E_OPTION"
+            )
+        self.preprocessing, self.register = preprocessing, register == "rigid"
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
-        """Add ``image`` (n, x, y, z) in [-1, 1] and ``ready`` (a ``ReadyCase``); or ``failure``."""
+        """Add what the network sees, or ``failure`` (a ``VoxlateError``).
+
+        Added are ``image`` (n, x, y, z) in [-1, 1], ``ready`` (a ``ReadyCase``) and ``further``,
+        the options to be recorded.
+        """
         given = item.get("given", {})
         try:
             if len(given) < 2:
                 ready = read_case(item["image"], self.preprocessing)
             else:
-                ready = prepare_together(read_inputs(given, list(given)), self.preprocessing)
+                inputs = read_inputs(given, list(given), register=self.register)
+                ready = prepare_together(inputs, self.preprocessing)
         except VoxlateError as error:
             return {**item, FAILURE: error}
-        return {**item, "image": ready.volume, "ready": ready}
+        further = further_options(register=self.register)
+        return {**item, "image": ready.volume, "ready": ready, "further": further}
 
 
 def one_case(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -160,7 +175,7 @@ class TranslationInferer(Inferer):
         given: Sequence[str] | None = None,
     ) -> Tensor:
         """(1, n, x, y, z) in [-1, 1] to (1, t, x, y, z), in the order of ``wanted``."""
-        sources, targets = self.wanted(network, given)
+        sources, targets, _ = self.wanted(network, given)
         translate = OneToMany(network, self.scheduler, steps=self.steps)
         with inference_context(inputs.device, autocast_dtype(inputs.device)):
             made = translate(
@@ -170,8 +185,8 @@ class TranslationInferer(Inferer):
 
     def wanted(
         self, network: TranslationNetwork, given: Sequence[str] | None = None
-    ) -> tuple[list[str], list[str]]:
-        """What a case gives and what is made of it, by the network's own names.
+    ) -> tuple[list[str], list[str], tuple[str, ...]]:
+        """What a case gives and what is made of it, by the network's own names; and warnings.
 
         Args:
             network: Whose contrasts.
@@ -182,10 +197,10 @@ class TranslationInferer(Inferer):
         """
         if isinstance(self.source, str):
             source, targets = resolve_targets(network.modalities, self.source, self.targets)
-            return [source], targets
+            return [source], targets, ()
         sources = list(given or self.source)
         refuse_several(network, sources)
-        return sources, missing_targets(network.modalities, sources, self.targets)[0]
+        return sources, *missing_targets(network.modalities, sources, self.targets)
 
 
 class TranslationEvaluator(SupervisedEvaluator):

@@ -5,6 +5,7 @@ import io
 import logging
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +139,7 @@ class SaveTranslations:
 
     def _translation(self, engine: Any, batch: dict[str, Any], made: Any) -> Translation:
         """``made`` is (t, x, y, z) on the network's grid."""
-        (source, *others), targets = self.inferer.wanted(
+        (source, *others), targets, notes = self.inferer.wanted(
             engine.network, list(batch.get("given", ()))
         )
         request = Request(
@@ -150,6 +151,7 @@ class SaveTranslations:
             self.scale,
             self.stored_as,
             others=tuple(others),
+            further=batch["further"],
         )
         volumes = Made(
             made[:, None],
@@ -158,4 +160,5 @@ class SaveTranslations:
             self.origin,
             {"translate": round(time.perf_counter() - self._began, 3)},
         )
-        return finish_case(batch["ready"], volumes, request, self.preprocessing)
+        translation = finish_case(batch["ready"], volumes, request, self.preprocessing)
+        return replace(translation, warnings=tuple(dict.fromkeys((*translation.warnings, *notes))))

@@ -77,7 +77,8 @@ def test_folder_is_translated_and_a_broken_file_stops_nothing(
     np.testing.assert_array_equal(result.affine, source.affine)
     record = json.loads((tmp_path / "out/site_a/pat/t1.json").read_text())
     assert record["Bundle"]["Name"] == "brain_mri_translation"
-    assert record["Bundle"]["Version"] == "0.1.1"
+    metadata = json.loads((bundle.root / "configs/metadata.json").read_text())
+    assert record["Bundle"]["Version"] == metadata["version"]
 
 
 def test_seed_is_an_option_and_decides_the_result(

@@ -137,6 +137,40 @@ def test_cases_are_completed_from_what_each_has(
     assert {entry["Modality"] for entry in record["OtherInputs"]} == {"t1ce", "t2"}
 
 
+def test_contrasts_elsewhere_are_registered_where_asked_and_it_is_recorded(
+    cases: Path, several_bundle: Path, tmp_path: Path
+) -> None:
+    sources, output = ["t1", "t2"], tmp_path / "out"
+    for case in ("p1", "p2", "p4"):
+        shutil.rmtree(cases / case)
+    image = nib.load(cases / "p3" / "t2.nii.gz")
+    affine = image.affine.copy()
+    affine[:3, 3] += (4.0, -3.0, 2.0)  # mm
+    nib.save(nib.Nifti1Image(image.get_fdata(), affine), cases / "p3" / "t2.nii.gz")
+    parts, _ = read_bundle(several_bundle)
+    found = list_scans(cases, MODALITIES, source=sources, output_dir=output)
+    refused = PrepareScan(parts.preprocessing)(found[0])["failure"]
+    assert refused.code == "E_GRID"
+    inferer = TranslationInferer(
+        parts.scheduler, steps=parts.steps, source=sources, targets=["flair", "t2"]
+    )
+    data = Dataset(found, transform=PrepareScan(parts.preprocessing, register="rigid"))
+    TranslationEvaluator(
+        torch.device("cpu"),
+        DataLoader(data, batch_size=1, collate_fn=one_case),
+        parts.network,
+        inferer=inferer,
+        val_handlers=[SaveTranslations(output, inferer=inferer, preprocessing=parts.preprocessing)],
+    ).run()
+    record = json.loads((output / "p3" / "t1.json").read_text())
+    assert record["Options"]["Register"] == "rigid"
+    move = np.array(record["OtherInputs"][0]["Registered"]["MatrixRASMM"])
+    np.testing.assert_allclose(move[:3, 3], (4.0, -3.0, 2.0), atol=1.0)
+    assert any("W_GIVEN: t2" in warning for warning in record["Warnings"])
+    with pytest.raises(UsageError, match="no such registration: affine"):
+        PrepareScan(parts.preprocessing, register="affine")
+
+
 def test_several_sources_are_refused_where_one_is_translated(
     cases: Path, tiny_bundle: Path, tmp_path: Path
 ) -> None:
