@@ -12,6 +12,7 @@ from .noise_scheduler import DIFFUSION_FACTS
 from .prior import EncodedCase, PriorOutput
 from .resshift import RESSHIFT_FACTS
 from .text_knowledge import TextKnowledge
+from .volume_regression import VolumeRegression
 
 START = "start_timestep"
 
@@ -45,6 +46,9 @@ class TranslationNetwork(nn.Module):
             ``kappa``, ``power``, ``min_noise_level``, ``etas_end`` and ``pixel_space``.
         text: Descriptions of the modalities in their order, for a denoiser that reads them. Its key
             joins the contract.
+        regression: Called as ``regression(volume, source)``, gives all contrasts' volumes, of which
+            its ``share`` goes into every translation (``VolumeRegression``). None for none; it is
+            no part of ``forward``.
 
     Raises:
         ValueError: A modality is named twice, the schedule is neither, or there is not one
@@ -67,6 +71,7 @@ class TranslationNetwork(nn.Module):
         shifts: Sequence[Sequence[int]] = (),
         least_size: Sequence[int] = (),
         text: TextKnowledge | None = None,
+        regression: VolumeRegression | None = None,
     ) -> None:
         super().__init__()
         if len(set(modalities)) != len(modalities):
@@ -81,6 +86,7 @@ class TranslationNetwork(nn.Module):
             raise ValueError(f"{len(text.tokens)} descriptions for {len(modalities)} modalities")
         self.autoencoder, self.prior, self.denoiser = autoencoder, prior, denoiser
         self.text = text
+        self.regression = regression
         self.modalities = list(modalities)
         self.quantized = quantized
         self.shifts = [list(shift) for shift in shifts]

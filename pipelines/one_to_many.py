@@ -34,7 +34,7 @@ class OneToMany:
     border shows in all of them. What lies outside is background in the answer: no voxel is dropped.
     Decoding goes one target at a time, since that is where memory peaks. A GPU without memory for
     all targets at once denoises fewer at a time; the noise belongs to (seed, case, target), so
-    nothing else changes.
+    nothing else changes. Of a network with a ``regression``, that has its share of every answer.
 
     Args:
         network: Autoencoder, prior and denoiser with their weights, in eval mode.
@@ -123,9 +123,31 @@ class OneToMany:
                 for axis, start in enumerate(shift, start=2):
                     made = made.narrow(axis, start, shown.shape[axis])
                 total[row] += made[0] / len(shifts)
-        whole = total.new_full((len(draws), 1, *volume.shape[2:]), BACKGROUND)
-        whole[head] = total
-        return whole.unflatten(0, (len(seeds), len(targets)))
+        total = total.unflatten(0, (len(seeds), len(targets)))
+        total = self._share_regression(total, shown, sources, targets, report)
+        whole = total.new_full((*total.shape[:3], *volume.shape[2:]), BACKGROUND)
+        whole[(slice(None), *head)] = total
+        return whole
+
+    def _share_regression(
+        self,
+        made: Tensor,
+        shown: Tensor,
+        sources: Sequence[str],
+        targets: Sequence[str],
+        report: Progress,
+    ) -> Tensor:
+        """Give the network's regression, if it has one, its share of (k, t, 1, *size)."""
+        regression = self.network.regression
+        if regression is None or not regression.share:
+            return made
+        report("regress", 0, 1)
+        known = list(self.network.modalities)
+        source = torch.tensor([known.index(name) for name in sources], device=shown.device)
+        answer = regression(shown, source)[0].float().clamp(-1, 1)
+        wanted = answer[[known.index(name) for name in targets]].unsqueeze(1)
+        report("regress", 1, 1)
+        return torch.lerp(made, wanted, regression.share)
 
     def _pass(
         self,

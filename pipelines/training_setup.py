@@ -21,7 +21,7 @@ from .plain_errors import refuse_plainly
 
 logger = logging.getLogger(__name__)
 
-FREE_FACTS = {"denoiser": {"schedule", "text"}, "prior": {"quantized"}}
+FREE_FACTS = {"denoiser": {"schedule", "text"}, "prior": {"quantized"}, "regression": set[str]()}
 """What of the contract a stage may still change while a part is untrained."""
 
 
@@ -38,8 +38,9 @@ def load_network(
         network: To be filled.
         weights: File of the stage before; None leaves the whole network as it is.
         device: Where to.
-        fresh: Of ``prior`` and ``denoiser``, what is yet to be trained: the file's may be of
-            another size, made for another schedule or another kind of latent, and is not used.
+        fresh: Of ``prior``, ``denoiser`` and ``regression``, what is yet to be trained: the file's
+            may be of another size, made for another schedule or another kind of latent, and is not
+            used.
 
     Raises:
         WeightsError: The file is unreadable, or the rest of it does not fit.

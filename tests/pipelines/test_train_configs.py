@@ -1,4 +1,4 @@
-"""The default bundle's three training configurations, one after the other, on a tiny network."""
+"""The default bundle's training configurations, one after the other, on a tiny network."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from voxlate.data_prep.phantom import write_phantom_case
 from voxlate.pipelines.cli import app
 
 BUNDLE = Path(__file__).parents[2] / "bundles" / "brain_mri_translation"
-STAGES = ["autoencoder", "prior", "denoiser"]
+STAGES = ["autoencoder", "prior", "denoiser", "regression"]
 TINY = """
 preprocessing_def:
   _target_: voxlate.data_prep.Preprocessing
@@ -57,6 +57,11 @@ network_def:
     attention_levels: [false, false]
     num_head_channels: 8
     norm_groups: 4
+  regression:
+    _target_: voxlate.networks.volume_regression.VolumeRegression
+    num_modalities: 4
+    widths: [8, 8, 8, 8, 8, 8]
+    norm_groups: 2
 """
 
 
@@ -124,15 +129,18 @@ def test_the_stages_build_on_each_other(folder: Path) -> None:
         assert list((folder / stage / "tensorboard").glob("events*"))
         scales[stage] = torch.load(folder / stage / "model.pt", weights_only=True)["scale_factor"]
     assert scales["autoencoder"] == 1
-    assert scales["prior"] == scales["denoiser"] and 0 < scales["prior"] < 10
-    before, after = (
+    assert scales["prior"] == scales["denoiser"] == scales["regression"]
+    assert 0 < scales["prior"] < 10
+    states = [
         torch.load(folder / stage / "model.pt", weights_only=True)
-        for stage in ("prior", "denoiser")
-    )
-    changed = {
-        name.partition(".")[0] for name in before if not torch.equal(before[name], after[name])
-    }
-    assert changed == {"denoiser"}
+        for stage in ("prior", "denoiser", "regression")
+    ]
+    for learned, before, after in zip(("denoiser", "regression"), states, states[1:], strict=False):
+        changed = {
+            name.partition(".")[0] for name in before if not torch.equal(before[name], after[name])
+        }
+        assert changed == {learned}
+    assert states[1]["regression.share"] == 0 and states[2]["regression.share"] > 0
     refused = workflow("prior", folder, quality_bar=90.0)
     refused.initialize()
     with pytest.raises((VoxlateError, RuntimeError)) as error:
