@@ -5,13 +5,15 @@
 
 MONAI's BasicUNet learns every other contrast from T1, on crops of 64 voxels with L1, from all
 patients but the one held back. It is then asked for that patient, and so is the bundle, as the
-product asks it, with MODEL: weights trained without that patient. Both are compared with the truth
-in brain, after clipping, on the grid they were trained on. Writes rows.csv to OUT.
+product asks it, with MODEL: weights trained without that patient; with its own regression's share
+and without. All are compared with the truth in brain, after clipping, on the grid they were trained
+on. Writes rows.csv to OUT.
 """
 
 import argparse
 import csv
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -106,11 +108,16 @@ def main() -> None:
         network = load_network(parts.network, options.weights).eval()
         translate = OneToMany(network, parts.scheduler, steps=parts.steps)
 
-        def by_bundle(volume: Tensor) -> Tensor:
+        share = float(network.regression.share)
+
+        def by_bundle(volume: Tensor, share: float) -> Tensor:
+            network.regression.share.fill_(share)
             with inference_context(torch.device("cpu")):
                 return translate(volume[None], source=SOURCE, targets=targets)[:, 0].float()
 
-        contenders["voxlate"] = by_bundle
+        contenders["voxlate"] = partial(by_bundle, share=share)
+        if share:
+            contenders["voxlate, without its regression"] = partial(by_bundle, share=0.0)
 
     rows = []
     for name, make in contenders.items():

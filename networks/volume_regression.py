@@ -49,6 +49,8 @@ class VolumeRegression(nn.Module):
             norm=("group", {"num_groups": norm_groups}),
             upsample="nontrainable",
         )
+        if spatial_dims == 3:  # on CPUs much faster than channels first
+            self.unet.to(memory_format=torch.channels_last_3d)
         self.register_buffer("share", torch.zeros(()))
 
     def forward(self, volume: Tensor, source: Tensor) -> Tensor:
@@ -68,4 +70,7 @@ class VolumeRegression(nn.Module):
         names = F.one_hot(source, self.num_modalities).to(volume.dtype)
         planes = names.view(list(names.shape) + [1] * (volume.dim() - 2))
         planes = planes.expand([-1, -1] + list(padded.shape[2:]))
-        return crop_like(self.unet(torch.cat([padded, planes], dim=1)), volume)
+        seen = torch.cat([padded, planes], dim=1)
+        if seen.dim() == 5:
+            seen = seen.contiguous(memory_format=torch.channels_last_3d)
+        return crop_like(self.unet(seen), volume)

@@ -147,7 +147,7 @@ class TranslationInferer(Inferer):
 
     Args:
         scheduler: Walks the denoiser's timesteps.
-        steps: Denoising steps; 0 is the prior alone.
+        steps: Denoising steps; 0 for none.
         source: Contrast of the volumes; or several, of which each case gives what it has.
         targets: Wanted contrasts; by default every other one. What a case gives of them is not
             made.

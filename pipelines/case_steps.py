@@ -46,7 +46,7 @@ class Request:
         source: The scan's modality.
         targets: Wanted modalities.
         seed: The user's seed.
-        steps: Denoising steps; 0 is the prior alone.
+        steps: Denoising steps; 0 for none.
         scale: What the intensities of the results mean.
         stored_as: Voxel type of the files: ``float32`` or the scan's own.
         others: Further modalities that are given, as channels behind the source.
@@ -134,7 +134,7 @@ class Translation:
             foreground, background is 0.
         case_id: Name of the case, part of the noise's seed.
         seed: The user's seed.
-        steps: Denoising steps; 0 is the prior alone.
+        steps: Denoising steps; 0 for none.
         device: Where it was computed.
         dtype: The number format of the networks.
         skull_stripped: Whether the scan's background was cleared, and so the translations' too.

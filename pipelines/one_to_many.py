@@ -39,7 +39,7 @@ class OneToMany:
     Args:
         network: Autoencoder, prior and denoiser with their weights, in eval mode.
         scheduler: Walks the denoiser's timesteps; its schedule is the network's.
-        steps: Denoising steps; 0 decodes the prior's own answer.
+        steps: Denoising steps; with 0 the prior's own answer is decoded.
 
     Raises:
         UsageError: The scheduler has not so many timesteps.

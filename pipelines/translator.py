@@ -38,7 +38,7 @@ class Translator:
         network: With weights; moved to the device and set to eval mode.
         preprocessing: Takes scans to the network's grid and intensities, and back.
         scheduler: Walks the denoiser's timesteps.
-        steps: Denoising steps unless a call says otherwise; 0 is the prior alone.
+        steps: Denoising steps unless a call says otherwise; 0 for none.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:<index>``.
         dtype: Number format of the networks; by default what the device is good at.
         origin: Where the weights come from.

@@ -1,5 +1,6 @@
 """Every training configuration and overlay, run for two steps on phantoms with tiny networks."""
 
+import itertools
 import subprocess
 import sys
 from collections.abc import Callable
@@ -34,8 +35,13 @@ KL = {
 }
 
 
-@pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("name", ["aldm_brats", "brain_mri_translation", "dfbk_brats", "msg_brats"])
+@pytest.mark.parametrize(
+    ("name", "stage"),
+    [
+        *itertools.product(["aldm_brats", "dfbk_brats", "msg_brats"], STAGES),
+        *(("brain_mri_translation", stage) for stage in (*STAGES, "regression")),
+    ],
+)
 def test_training_configuration_has_every_property(
     name: str,
     stage: str,
@@ -59,8 +65,10 @@ def test_default_bundle_goes_through_its_stages(
     copied: Callable[..., Any], phantoms: Path, tmp_path: Path
 ) -> None:
     bundle = copied("brain_mri_translation")
-    bundle.train(STAGES, [], phantoms, **HELD_BACK)
-    bundle.translate("denoiser", [], phantoms, tmp_path / "out", steps=2, targets=["t2"])
+    bundle.train([*STAGES, "regression"], [], phantoms, **HELD_BACK)
+    bundle.translate("regression", [], phantoms, tmp_path / "out", steps=2, targets=["t2"])
+    state = torch.load(bundle.root / "runs/regression/model.pt", weights_only=True)
+    assert state["regression.share"] == pytest.approx(0.3)
 
 
 @pytest.mark.slow
