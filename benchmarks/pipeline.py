@@ -81,6 +81,7 @@ def theirs(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
 
     start = time.perf_counter()
     parts, _ = read_bundle(folder / "bundle")
+    parts.network.shifts, parts.network.regression = [], None  # ours alone
     schedule = parts.network.facts()["schedule"]
     scheduler = DDIMScheduler(
         **schedule,

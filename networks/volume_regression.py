@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import torch
-from monai.networks.nets.basic_unet import BasicUNet
+from monai.networks.nets.basic_unet import BasicUNet, UpCat
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -49,6 +49,9 @@ class VolumeRegression(nn.Module):
             norm=("group", {"num_groups": norm_groups}),
             upsample="nontrainable",
         )
+        for part in self.unet.modules():
+            if isinstance(part, UpCat):  # sizes fit already; its padding would copy to float32
+                part.is_pad = False
         if spatial_dims == 3:  # on CPUs much faster than channels first
             self.unet.to(memory_format=torch.channels_last_3d)
         self.register_buffer("share", torch.zeros(()))
