@@ -51,8 +51,9 @@ class TranslationNetwork(nn.Module):
             no part of ``forward``.
 
     Raises:
-        ValueError: A modality is named twice, the schedule is neither, or there is not one
-            description a modality.
+        ValueError: A modality is named twice, the schedule is neither, there is not one description
+            a modality, or a regression, which answers from one source, stands beside a prior that
+            takes several.
     """
 
     scale_factor: Tensor
@@ -84,6 +85,8 @@ class TranslationNetwork(nn.Module):
             )
         if text is not None and len(text.tokens) != len(modalities):
             raise ValueError(f"{len(text.tokens)} descriptions for {len(modalities)} modalities")
+        if regression is not None and hasattr(prior, "encode_case"):
+            raise ValueError("a regression answers from one source, this prior takes several")
         self.autoencoder, self.prior, self.denoiser = autoencoder, prior, denoiser
         self.text = text
         self.regression = regression

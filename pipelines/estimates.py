@@ -18,8 +18,8 @@ from .manifest import find_manifests
 
 SAMPLE = 200  #: headers that are read; a batch may have a hundred thousand
 
-# The default bundle on a CPU, benchmarks/pipeline.py without --scan: 3.30 GiB at the peak for a head
-# of 192 x 192 x 144 voxels of 1 mm, 2294 MiB of them above what is loaded.
+# The default bundle on a CPU, benchmarks/pipeline.py on its phantom: 3.30 GiB at the peak for a
+# head of 192 x 192 x 144 voxels of 1 mm, 2294 MiB of them above what is loaded.
 LOADED_BYTES = 1080 * 2**20
 BYTES_PER_MM3 = 2294 * 2**20 / (192 * 192 * 144)
 # A sample of a target is a float32 volume of 1 mm three times: twice in the network, once written.

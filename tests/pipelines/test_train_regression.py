@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from voxlate.data_prep import NoInputError, Preprocessing, UsageError
 from voxlate.data_prep.cases import find_cases
 from voxlate.data_prep.phantom import write_phantom_case
+from voxlate.networks import TranslationNetwork
+from voxlate.networks.path_mixture import MixturePrior
 from voxlate.networks.volume_regression import VolumeRegression
 from voxlate.pipelines.crops import Augmentation
 from voxlate.pipelines.one_to_many import OneToMany
@@ -19,6 +21,12 @@ from voxlate.pipelines.train_regression import RegressionTrainer
 from voxlate.pipelines.training_data import PreparedCase, prepare_cases, training_loader
 
 MODALITIES = ["t1", "t1ce", "t2", "flair"]
+SCHEDULE = {
+    "num_train_timesteps": 1000,
+    "beta_start": 0.0015,
+    "beta_end": 0.0195,
+    "prediction_type": "sample",
+}
 SOURCES = {"t1": 3.0, "flair": 0.0}
 
 
@@ -122,6 +130,20 @@ def test_what_cannot_be_trained_is_refused(known: SimpleNamespace) -> None:
     known.network.regression = VolumeRegression(4, widths=(8,) * 6, norm_groups=2)
     with pytest.raises(UsageError, match="share is 1.5"):
         trainer(known.network, [], share=1.5)
+
+
+def test_regression_beside_a_prior_of_several_sources_is_refused() -> None:
+    with pytest.raises(ValueError, match="one source, this prior takes several"):
+        TranslationNetwork(
+            nn.Identity(),
+            MixturePrior(4, 2),
+            nn.Identity(),
+            modalities=MODALITIES,
+            quantized=False,
+            normalization={},
+            schedule=SCHEDULE,
+            regression=VolumeRegression(4, widths=(8,) * 6, norm_groups=2),
+        )
 
 
 def test_every_answer_is_shared_and_a_share_of_zero_asks_nothing(known: SimpleNamespace) -> None:
