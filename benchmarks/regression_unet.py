@@ -1,13 +1,13 @@
 """The bar for the default bundle: a plain regression U-Net, some minutes on the same patients.
 
     python benchmarks/regression_unet.py --dataset_dir DIR --output_dir OUT --held patient07
-        [--weights MODEL] [--steps 600]
+        [--source t1] [--weights MODEL] [--steps 600]
 
-MONAI's BasicUNet learns every other contrast from T1, on crops of 64 voxels with L1, from all
-patients but the one held back. It is then asked for that patient, and so is the bundle, as the
+MONAI's BasicUNet learns every other contrast from the source, on crops of 64 voxels with L1, from
+all patients but the one held back. It is then asked for that patient, and so is the bundle, as the
 product asks it, with MODEL: weights trained without that patient; with its own regression's share
 and without. All are compared with the truth in brain, after clipping, on the grid they were trained
-on. Writes rows.csv to OUT.
+on. Writes rows.csv to OUT. With --steps 0 there is no U-Net.
 """
 
 import argparse
@@ -23,12 +23,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 BUNDLE = Path(__file__).parents[1] / "bundles" / "brain_mri_translation"
-SOURCE, CROP = "t1", 64
+CROP = 64
 FIELDS = ("contender", "case", "target", "psnr", "sharpness")
 
 
-def train(cases: Sequence[Any], targets: Sequence[str], weight: Callable, steps: int) -> nn.Module:
-    """A U-Net from (1, 1, *size) T1 to (1, targets, *size), intensities in [-1, 1]."""
+def train(
+    cases: Sequence[Any], source: str, targets: Sequence[str], weight: Callable, steps: int
+) -> nn.Module:
+    """A U-Net from (1, 1, *size) to (1, targets, *size), intensities in [-1, 1]."""
     from monai.networks.nets import BasicUNet
 
     from voxlate.pipelines.crops import Augmentation, random_view, read_view
@@ -49,7 +51,7 @@ def train(cases: Sequence[Any], targets: Sequence[str], weight: Callable, steps:
         case = cases[rng.choice(len(cases), p=share / share.sum())]
         view = varied.turn(random_view(case.foreground(), [CROP] * 3, 0.3, rng), rng)
         there = [index for index, name in enumerate(targets) if name in case.volumes]
-        volumes = read_view([case.volume(n) for n in (SOURCE, *(targets[i] for i in there))], view)
+        volumes = read_view([case.volume(n) for n in (source, *(targets[i] for i in there))], view)
         given = varied.jitter(volumes[:1].clone(), rng)[None]
         with torch.autocast("cpu", torch.bfloat16):
             made = net(given.contiguous(memory_format=torch.channels_last_3d))[0]
@@ -78,6 +80,7 @@ def main() -> None:
     parser.add_argument("--dataset_dir", type=Path, required=True)
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--held", required=True, help="patient that nothing was trained on")
+    parser.add_argument("--source", default="t1")
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--steps", type=int, default=600)
     options = parser.parse_args()
@@ -93,7 +96,8 @@ def main() -> None:
 
     parts = parts_from_files([str(BUNDLE / "configs" / "network.yaml")])
     names = parts.network.modalities
-    targets = [name for name in names if name != SOURCE]
+    source = options.source
+    targets = [name for name in names if name != source]
     found = split_by_subject(find_cases(options.dataset_dir, names), validation=[options.held])
     cache = options.output_dir / "cache"
     training, held = (prepare_cases(part, parts.preprocessing, cache) for part in found)
@@ -102,7 +106,8 @@ def main() -> None:
 
     contenders: dict[str, Callable[[Tensor], Tensor]] = {}
     if options.steps:
-        net = train(training, targets, weight, options.steps)
+        having = [case for case in training if source in case.volumes]
+        net = train(having, source, targets, weight, options.steps)
         contenders["U-Net"] = lambda volume: by_unet(net, volume)
     if options.weights:
         network = load_network(parts.network, options.weights).eval()
@@ -113,7 +118,7 @@ def main() -> None:
         def by_bundle(volume: Tensor, share: float) -> Tensor:
             network.regression.share.fill_(share)
             with inference_context(torch.device("cpu")):
-                return translate(volume[None], source=SOURCE, targets=targets)[:, 0].float()
+                return translate(volume[None], source=source, targets=targets)[:, 0].float()
 
         contenders["voxlate"] = partial(by_bundle, share=share)
         if share:
@@ -122,7 +127,7 @@ def main() -> None:
     rows = []
     for name, make in contenders.items():
         answers: dict[str, Tensor] = {}
-        for sample in ValidationPairs(held, names, multiple=8, sources=[SOURCE]):
+        for sample in ValidationPairs(held, names, multiple=8, sources=[source]):
             case, target = sample["case"], names[sample["target_index"]]
             if case not in answers:
                 answers[case] = make(sample["source"]).clamp(-1, 1)
