@@ -17,9 +17,9 @@ WIDTHS = (24, 24, 48, 96, 96, 24)
 class VolumeRegression(nn.Module):
     """MONAI's ``BasicUNet`` from a volume and the name of its contrast to all contrasts' volumes.
 
-    It errs in other places than what passes the latent, so a mean of both, in which it has a
-    ``share``, is often nearer the truth than either (docs/decisions/0009). An addition of ours to
-    ALDM. A new one has a share of zero, so that nothing is asked of it; its training sets it.
+    It errs in other places than what passes the latent, so it has a ``share`` in the mean of both
+    (docs/decisions/0009). An addition of ours to ALDM. A new one has a share of zero, so that
+    nothing is asked of it; its training sets it.
 
     Args:
         num_modalities: Number of contrasts m.
